@@ -1,0 +1,1334 @@
+/* spinfer.cuh - v0.1.0 - unstructured-sparse weight x dense on tensor cores, CUDA C, header-only, template-free
+ *
+ *   Y[M,n] = alpha W[M,K] X[K,n] + beta Y      W: fp16 or bf16, any zeros, TCA-BME encoded (spinfer_encode.h)
+ *                                              X, Y: the same dtype, dense     sums: fp32
+ *
+ *   DO THIS in exactly one .cu file:           and in any other .cu, .cpp or .c file:
+ *       #define SPINFER_IMPLEMENTATION             #include "spinfer.cuh"
+ *       #include "spinfer.cuh"
+ *
+ *   CALL IT (W holds device pointers; X and Y are what PyTorch calls x[n, K] and y[n, M]):
+ *       spinfer_spmm(NULL, 1.0f, &W, X, K, 0.0f, Y, M, n, workspace, workspace_bytes, stream);
+ *
+ *   FUSE IT: the decode is one call inside your own kernel (section 5):
+ *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
+ *
+ *   NEEDS    sm_80 or newer to run, a C++11 nvcc to build, no other library. Under NVRTC the device half is all there is.
+ *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
+ *   License  Apache-2.0, at the end of spinfer_encode.h.
+ *
+ *   CONTENTS   1 Configuration       2 Host API            3 Vocabulary             4 Who owns what
+ *              5 Decode              6 Memory              7 Tensor cores           8 The SpMM block
+ *              9 Kernel stamps      10 Implementation
+ */
+#ifndef SPINFER_CUH
+#define SPINFER_CUH
+
+#include "spinfer_encode.h"
+
+/* ---- 1. Configuration ------------------------------------------------------------------------
+ *
+ * #define SPINFER_IMPLEMENTATION   in one .cu: emits the launch functions and the kernels
+ * #define SPINFER_STATIC           in any .cu: the same, private to that file
+ * #define SPINFER_NO_FORCEINLINE   in any .cu: real device functions, for a debugger (with -G); slow */
+
+#ifndef SPINFER_API /* linkage of the launch functions; hidden, so that two shared libraries keep their own kernels */
+#if defined(SPINFER_STATIC)
+#define SPINFER_API static inline
+#elif defined(__cplusplus) && defined(__GNUC__)
+#define SPINFER_API extern "C" __attribute__((visibility("hidden")))
+#elif defined(__cplusplus)
+#define SPINFER_API extern "C"
+#else
+#define SPINFER_API extern
+#endif
+#endif
+
+#ifdef __CUDACC__
+#ifdef SPINFER_NO_FORCEINLINE
+#define SPINFER_DEVICE static __device__ __noinline__
+#else
+#define SPINFER_DEVICE static __device__ __forceinline__
+#endif
+#endif
+
+#ifndef SPINFER_KERNEL /* static: a kernel in a header must not clash between translation units */
+#ifdef __CUDACC_RTC__
+#define SPINFER_KERNEL extern "C" __global__
+#else
+#define SPINFER_KERNEL static __global__
+#endif
+#endif
+
+#ifdef __CUDA_ARCH__
+#define SPINFER_UNROLL _Pragma("unroll")
+#define SPINFER_NO_UNROLL _Pragma("unroll 1")
+#else
+#define SPINFER_UNROLL
+#define SPINFER_NO_UNROLL
+#endif
+
+/* One macro for each instruction family that sm_80 lacks. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define SPINFER_HAS_BULK_COPY 1 /* cp.async.bulk, mbarrier.try_wait                       */
+#define SPINFER_HAS_CLUSTER 1   /* thread block clusters, distributed shared memory       */
+#define SPINFER_HAS_DEPENDENT 1 /* griddepcontrol: programmatic dependent launch          */
+#else
+#define SPINFER_HAS_BULK_COPY 0
+#define SPINFER_HAS_CLUSTER 0
+#define SPINFER_HAS_DEPENDENT 0
+#endif
+
+/* ---- 2. Host API ----------------------------------------------------------------------------- */
+
+struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed to call this library */
+
+/* spinfer_device : the numbers of a GPU that a plan depends on. */
+typedef struct spinfer_device {
+    int sm_count;       /* multiprocessors                                                       */
+    int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)      */
+    int compute;        /* 10 * major + minor compute capability, 90 for an H200                 */
+} spinfer_device;
+
+/* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you know
+ * better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k warps
+ * walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
+typedef struct spinfer_plan {
+    int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
+    int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
+    int warps_k;   /* warps that share the columns of a strip, >= 1                                              */
+    int stages;    /* records that each warp buffers in shared memory, 2 .. 8                                    */
+    int splits;    /* ranges of K, 1 .. groups along K; their sums are added in the order of K                   */
+    int cluster;   /* 1: the splits of a row group are one cluster and add through distributed shared memory
+                      (sm_90, splits <= 8); 0: they add through the workspace                                    */
+    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
+    int x_pieces;  /* pieces of X in shared memory, 1 .. 16                                                      */
+    int bulk;      /* 1: records arrive by cp.async.bulk (sm_90); 0: by cp.async                                 */
+    int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
+                      X and Y are touched after its end. W must not be written by that kernel.                   */
+} spinfer_plan;
+
+#ifndef __CUDACC_RTC__
+
+/* spinfer_device_query() : the current device. Errors: NULL, CUDA. */
+SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
+
+/* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give the
+ * same plan, no pointer of W is followed, no GPU is needed.
+ *
+ *   Errors    NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH (older than sm_80), SMEM */
+SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
+                                             spinfer_plan *plan);
+
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without a
+ * cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                        size_t *bytes);
+
+/* spinfer_spmm() : Y = alpha W X + beta Y on the GPU.
+ *
+ *   plan       in      NULL: spinfer_spmm_plan() for the current device
+ *   W          in      the struct in host memory, its two arrays in device memory. Arrays that you did not encode must have
+ *                      passed spinfer_validate().
+ *   X          in      [K, n] column-major, device memory: token t starts at X + t * ldx elements (PyTorch's contiguous
+ *                      x[n, K]). 2-byte aligned; (uintptr_t)X % 16 == 0 and ldx % 8 == 0 loads faster.
+ *   ldx        in      elements, >= K
+ *   Y          in/out  [M, n] column-major, device memory, 2-byte aligned (PyTorch's contiguous y[n, M]); no overlap with X.
+ *                      With beta == 0 it is written only, so it may hold anything, NaN included.
+ *   ldy        in      elements, >= M
+ *   n          in      tokens, >= 1. Made for n <= 64; above, W is decoded again for every 64 tokens.
+ *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero it
+ *                      once after allocating; every launch leaves it ready for the next. Launches that may overlap (two
+ *                      streams) need one each.
+ *   stream     in      cudaStream_t
+ *
+ *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
+ *   Result      bitwise the same for the same plan, device and input
+ *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, PLAN, CAPACITY, SMEM, ARCH: nothing was enqueued.
+ *               CUDA: the runtime refused; cudaPeekAtLastError() says why. Errors of earlier work surface here as well. */
+SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
+                                        size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
+                                        size_t workspace_bytes, struct CUstream_st *stream);
+
+#endif /* !__CUDACC_RTC__ */
+
+/* ---- 3. Vocabulary ---------------------------------------------------------------------------
+ *
+ * Registers of one lane for mma.m16n8k16. Each uint32_t holds two 16-bit values, the lower column in the lower half. */
+
+typedef struct spinfer_frag_a {
+    uint32_t r[4]; /* weights: 16 rows x 16 columns  */
+} spinfer_frag_a;
+
+typedef struct spinfer_frag_b {
+    uint32_t r[2]; /* X: 16 columns of W x 8 tokens  */
+} spinfer_frag_b;
+
+typedef struct spinfer_frag_c {
+    float r[4]; /* sums: 16 rows x 8 tokens       */
+} spinfer_frag_c;
+
+/* A place in shared memory. On the device a 32-bit shared address; on the host a pointer, so that the same decode runs and
+ * is tested on a CPU. Bytes are added to it in both worlds. */
+#ifdef __CUDA_ARCH__
+typedef uint32_t spinfer_shared;
+#else
+typedef const unsigned char *spinfer_shared;
+#endif
+
+/* ---- 4. Who owns what ------------------------------------------------------------------------
+ *
+ * FIG 4, the 16 columns of a TCTile and the lanes that own them ("quad order")
+ *
+ *     column    0  1  2  3   4  5  6  7   8  9 10 11  12 13 14 15        lane = 4 * g + j
+ *     lane j        0            1            2            3             rows g and g + 8
+ *     register  0  0  2  2   0  0  2  2   0  0  2  2   0  0  2  2        (+ 1 for row g + 8)
+ *
+ * The instruction itself gives columns 2j, 2j+1, 2j+8, 2j+9 to lane j. A dot product does not care about the order of its
+ * terms, so we hand it four neighbours instead, in both operands: a lane then needs one rank for four weights, and its part
+ * of X is eight consecutive bytes. On an H200 that decodes 1.12x as fast as the standard order. */
+
+/* spinfer_frag_a_row(), spinfer_frag_a_col() : place in the TCTile of the lower half of register 0..3 of a lane. */
+SPINFER_HD int spinfer_frag_a_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
+SPINFER_HD int spinfer_frag_a_col(int lane, int reg) { return 4 * (lane % 4) + 2 * (reg / 2); }
+
+/* spinfer_frag_b_col(), spinfer_frag_b_token() : the same for X, register 0..1. */
+SPINFER_HD int spinfer_frag_b_col(int lane, int reg) { return 4 * (lane % 4) + 2 * reg; }
+SPINFER_HD int spinfer_frag_b_token(int lane) { return lane / 4; }
+
+/* spinfer_frag_c_row(), spinfer_frag_c_token() : the same for the sums, register 0..3 (fixed by the instruction). */
+SPINFER_HD int spinfer_frag_c_row(int lane, int reg) { return lane / 4 + 8 * (reg / 2); }
+SPINFER_HD int spinfer_frag_c_token(int lane, int reg) { return 2 * (lane % 4) + reg % 2; }
+
+/* spinfer_lane_tile() : 0 or 1, whether a lane's four columns lie in the left or the right BitmapTile of a TCTile.
+ * spinfer_lane_half() : 0 or 1, the 32-bit half of that bitmap (rows 0..3 or 4..7) with the lane's row.
+ * spinfer_lane_shift() : the lane's first bit in that half: 0, 4, .. 28. FIG 2 shows the three together. */
+SPINFER_HD int spinfer_lane_tile(int lane) { return lane / 2 % 2; }
+SPINFER_HD int spinfer_lane_half(int lane) { return lane / 16; }
+SPINFER_HD int spinfer_lane_shift(int lane) { return 8 * (lane / 4 % 4) + 4 * (lane % 2); }
+
+/* ---- 5. Decode -------------------------------------------------------------------------------
+ *
+ * One masked population count gives the rank of a lane's first value, one conditional load each fetches up to four values.
+ * These functions take plain pointers (shared or global memory, or the host's) and are for kernels and tests of your own.
+ * Section 8 has the same steps on 32-bit shared addresses, cut in two so that loads overlap. */
+
+/* spinfer_decode_quad() : four neighbouring weights of one row of a BitmapTile.
+ *
+ *   word      in   the 32 bits (four rows) that hold them
+ *   shift     in   their first bit: 0, 4, .. 28
+ *   values    in   first value of the word, 2-byte aligned; only kept values are read
+ *   out       out  [2] registers: columns 0 and 1, columns 2 and 3 */
+SPINFER_HD void spinfer_decode_quad(uint32_t word, int shift, const uint16_t *values, uint32_t *out)
+{
+    const uint32_t  bits = word >> shift;
+    const uint16_t *value = values + spinfer_popcount(word & ((1u << shift) - 1)); /* shift <= 28 */
+    uint32_t        e0 = 0, e1 = 0, e2 = 0, e3 = 0;
+    if (bits & 1) e0 = *value++;
+    if (bits & 2) e1 = *value++;
+    if (bits & 4) e2 = *value++;
+    if (bits & 8) e3 = *value;
+    out[0] = e0 | e1 << 16;
+    out[1] = e2 | e3 << 16;
+}
+
+/* spinfer_decode_bitmap_tile() : four weights of one BitmapTile into a register pair.
+ *
+ *   bitmap    in   the BitmapTile
+ *   values    in   its first value
+ *   row       in   0..7
+ *   half      in   0: columns 0..3, 1: columns 4..7
+ *   out       out  [2] registers */
+SPINFER_HD void spinfer_decode_bitmap_tile(uint64_t bitmap, const uint16_t *values, int row, int half, uint32_t *out)
+{
+    const uint32_t low = (uint32_t)bitmap, high = (uint32_t)(bitmap >> 32);
+    const int      shift = 8 * (row % 4) + 4 * half;
+    if (row < 4)
+        spinfer_decode_quad(low, shift, values, out);
+    else
+        spinfer_decode_quad(high, shift, values + spinfer_popcount(low), out);
+}
+
+/* spinfer_decode_tc_tile() : one TCTile into the registers of an mma A operand.
+ *
+ *   frag      out  FIG 4. Lane-private.
+ *   bitmaps   in   [4] BitmapTiles BT 0..3 (FIG 1), 8-byte aligned
+ *   values    in   first value of the TCTile, 2-byte aligned
+ *   lane      in   0..31
+ *
+ *   Returns   number of values of the TCTile, 0..256, the same in all lanes: add it to `values` for the next TCTile
+ *   Reads     values[0 .. return - 1] only
+ *   Scope     one lane; no shuffle, no barrier */
+SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitmaps, const uint16_t *values, int lane)
+{
+    const int row = lane / 4, half = lane % 2;
+    const int n0 = spinfer_popcount64(bitmaps[0]), n1 = spinfer_popcount64(bitmaps[1]);
+    const int n2 = spinfer_popcount64(bitmaps[2]), n3 = spinfer_popcount64(bitmaps[3]);
+    uint32_t  top[2], bottom[2];
+    if (spinfer_lane_tile(lane) == 0) {
+        spinfer_decode_bitmap_tile(bitmaps[0], values, row, half, top);
+        spinfer_decode_bitmap_tile(bitmaps[2], values + n0 + n1, row, half, bottom);
+    } else {
+        spinfer_decode_bitmap_tile(bitmaps[1], values + n0, row, half, top);
+        spinfer_decode_bitmap_tile(bitmaps[3], values + n0 + n1 + n2, row, half, bottom);
+    }
+    frag->r[0] = top[0];
+    frag->r[1] = bottom[0];
+    frag->r[2] = top[1];
+    frag->r[3] = bottom[1];
+    return n0 + n1 + n2 + n3;
+}
+
+/* spinfer_store_tc_tile() : the registers of a TCTile into a row-major 16 x 16 tile in shared, global or host memory.
+ *
+ *   tile      out  element (0, 0), 8-byte aligned. Every lane writes four elements in each of two rows.
+ *   ld        in   elements from row to row, a multiple of 4. In shared memory ld % 64 == 8, 24, 40 or 56 lets ldmatrix and
+ *                  these stores run without bank conflicts (padding). */
+SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile, size_t ld, int lane)
+{
+    uint32_t *top = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0));
+    uint32_t *bottom = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
+    top[0] = frag->r[0];
+    top[1] = frag->r[2];
+    bottom[0] = frag->r[1];
+    bottom[1] = frag->r[3];
+}
+
+/* spinfer_decode_group() : a whole record into a row-major 64 x 32 tile in shared, global or host memory.
+ *
+ *   record    in   16-byte aligned, FIG 3; shared or global memory
+ *   tile, ld       as above
+ *   lane      in   0..31
+ *   warp      in   0 .. warps - 1: the TCTiles are dealt to the warps; 1, 2, 4 or 8 of them work evenly
+ *
+ *   Scope     the calling warps; the tile is complete for other threads after a barrier of the caller */
+SPINFER_HD void spinfer_decode_group(const void *record, uint16_t *tile, size_t ld, int lane, int warp, int warps)
+{
+    const unsigned char *bytes = (const unsigned char *)record;
+    const uint16_t      *tc_offsets = (const uint16_t *)record;
+    const uint64_t      *bitmaps = (const uint64_t *)(const void *)(bytes + SPINFER_RECORD_BITMAPS);
+    const uint16_t      *values = (const uint16_t *)(const void *)(bytes + SPINFER_RECORD_VALUES);
+    int                  t;
+    for (t = warp; t < SPINFER_GROUP_TC_TILES; t += warps) {
+        spinfer_frag_a frag;
+        spinfer_decode_tc_tile(&frag, bitmaps + 4 * t, values + tc_offsets[t], lane);
+        spinfer_store_tc_tile(&frag, tile + (size_t)spinfer_tc_tile_row(t) * ld + spinfer_tc_tile_col(t), ld, lane);
+    }
+}
+
+/* spinfer_shared_u16() .. : reads of shared memory, little-endian. Address aligned to the size of the access. */
+SPINFER_HD uint32_t spinfer_shared_u16(spinfer_shared address)
+{
+#ifdef __CUDA_ARCH__
+    uint16_t value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address));
+    return value;
+#else
+    return *(const uint16_t *)(const void *)address;
+#endif
+}
+
+SPINFER_HD void spinfer_shared_u32x2(spinfer_shared address, uint32_t *out)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "r"(address));
+#else
+    out[0] = ((const uint32_t *)(const void *)address)[0];
+    out[1] = ((const uint32_t *)(const void *)address)[1];
+#endif
+}
+
+SPINFER_HD void spinfer_shared_u32x4(spinfer_shared address, uint32_t *out)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(address));
+#else
+    spinfer_shared_u32x2(address, out);
+    spinfer_shared_u32x2(address + 8, out + 2);
+#endif
+}
+
+/* Lane constants of the two-step decode, computed once. */
+typedef struct spinfer_quad_lane {
+    uint32_t below;  /* mask of the bits below the lane's quad                             */
+    uint32_t rotate; /* right rotation that brings the lane's quad to bits 1..4 of a word  */
+} spinfer_quad_lane;
+
+SPINFER_HD spinfer_quad_lane spinfer_quad_lane_init(int lane)
+{
+    const int         shift = spinfer_lane_shift(lane);
+    spinfer_quad_lane q;
+    q.below = (1u << shift) - 1;
+    q.rotate = (uint32_t)(shift + 31) % 32;
+#ifdef __CUDA_ARCH__ /* keep both in registers: the compiler would compute them anew in the loop */
+    asm volatile("" : "+r"(q.below), "+r"(q.rotate));
+#endif
+    return q;
+}
+
+/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's first value and
+ * the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). */
+SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad_lane q, spinfer_shared *place,
+                                    uint32_t *bits)
+{
+    *place = base + 2 * spinfer_popcount(word & q.below);
+#ifdef __CUDA_ARCH__
+    *bits = __funnelshift_r(word, word, q.rotate);
+#else
+    *bits = word >> q.rotate | word << ((32 - q.rotate) % 32);
+#endif
+}
+
+/* spinfer_quad_load() : step two, up to four conditional loads. Zeros where a bit is clear. Predicated loads beat loading
+ * always and masking (15.6 against 13.7 weights for each clock and SM on an H200). */
+SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t *values)
+{
+    values[0] = values[1] = values[2] = values[3] = 0;
+    if (bits & 2) values[0] = spinfer_shared_u16(place), place += 2;
+    if (bits & 4) values[1] = spinfer_shared_u16(place), place += 2;
+    if (bits & 8) values[2] = spinfer_shared_u16(place), place += 2;
+    if (bits & 16) values[3] = spinfer_shared_u16(place);
+}
+
+/* Two 16-bit values into one register. */
+SPINFER_HD uint32_t spinfer_pack(uint32_t low, uint32_t high)
+{
+#ifdef __CUDA_ARCH__
+    return __byte_perm(low, high, 0x5410);
+#else
+    return low | high << 16;
+#endif
+}
+
+#ifdef __CUDACC__
+
+/* ---- 6. Memory -------------------------------------------------------------------------------
+ *
+ * One function for one instruction. All addresses are shared-memory addresses unless a pointer says global. */
+
+/* spinfer_shared_address() : the 32-bit shared address of a pointer to shared memory. */
+SPINFER_DEVICE spinfer_shared spinfer_shared_address(const void *pointer)
+{
+#ifdef __CUDA_ARCH__
+    return (uint32_t)__cvta_generic_to_shared(pointer);
+#else
+    return (const unsigned char *)pointer;
+#endif
+}
+
+#ifdef __CUDA_ARCH__
+
+SPINFER_DEVICE void spinfer_shared_store_u32x2(uint32_t address, uint32_t a, uint32_t b)
+{
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
+SPINFER_DEVICE void spinfer_shared_store_u32(uint32_t address, uint32_t value)
+{
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+SPINFER_DEVICE void spinfer_shared_store_u16(uint32_t address, uint16_t value)
+{
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
+}
+
+/* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. What those who counted before had read is read. */
+SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
+{
+    uint32_t before;
+    asm volatile("atom.acq_rel.cta.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
+    return before;
+}
+
+SPINFER_DEVICE void spinfer_shared_store_frag_c(uint32_t address, spinfer_frag_c c)
+{
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
+                 : "memory");
+}
+
+SPINFER_DEVICE spinfer_frag_c spinfer_shared_load_frag_c(uint32_t address)
+{
+    spinfer_frag_c c;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
+                 : "r"(address)
+                 : "memory");
+    return c;
+}
+
+/* spinfer_cp_async_16() : starts a copy of 16 bytes from global memory; bytes from `valid` on are zeros instead. */
+SPINFER_DEVICE void spinfer_cp_async_16(uint32_t to, const void *from, uint32_t valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
+
+/* spinfer_cp_async_commit(), spinfer_cp_async_wait() : group the copies of this thread; wait until at most `pending` groups
+ * (a compile-time number, 0..3) are unfinished. The data is visible to this thread, to others after a barrier. */
+SPINFER_DEVICE void spinfer_cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+SPINFER_DEVICE void spinfer_cp_async_wait(const int pending)
+{
+    switch (pending) { /* an asm immediate cannot be a parameter */
+    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
+    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
+    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
+    default: asm volatile("cp.async.wait_group 0;" ::: "memory"); break;
+    }
+}
+
+/* spinfer_ldmatrix_x4() : four 8 x 8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8 (16 bytes). */
+SPINFER_DEVICE void spinfer_ldmatrix_x4(uint32_t row, uint32_t *out)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(row)
+                 : "memory");
+}
+
+/* Barriers in shared memory (mbarrier, 8 bytes each): copies arrive on them, readers wait for them.
+ *
+ * spinfer_mbarrier_init()    a phase completes after `count` arrivals and all bytes that were announced. One thread; others
+ *                            may use it after spinfer_mbarrier_fence() by that thread and a barrier.
+ * spinfer_mbarrier_arrive()  one arrival; what this thread wrote before is visible to those who wait
+ * spinfer_mbarrier_wait()    until the phase with this parity (0, 1, 0, ..) is complete */
+SPINFER_DEVICE void spinfer_mbarrier_init(uint32_t barrier, uint32_t count)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+SPINFER_DEVICE void spinfer_mbarrier_fence(void)
+{
+#if SPINFER_HAS_CLUSTER
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); /* to the bulk copy engine */
+#endif
+}
+
+SPINFER_DEVICE void spinfer_mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier) : "memory");
+}
+
+SPINFER_DEVICE void spinfer_mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+#if SPINFER_HAS_BULK_COPY
+    asm volatile("{ .reg .pred done;\n"
+                 "again: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+                 "@done bra finished;\n"
+                 "bra again;\n"
+                 "finished: }" ::"r"(barrier), "r"(parity)
+                 : "memory");
+#else
+    asm volatile("{ .reg .pred done;\n"
+                 "again: mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+                 "@done bra finished;\n"
+                 "bra again;\n"
+                 "finished: }" ::"r"(barrier), "r"(parity)
+                 : "memory");
+#endif
+}
+
+/* spinfer_cp_async_arrive() : one arrival as soon as all earlier cp.async of this thread have landed. */
+SPINFER_DEVICE void spinfer_cp_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/* spinfer_bulk_copy() : one arrival on `barrier`, and starts one copy from global memory whose bytes it then waits for.
+ * Both addresses and `bytes` are multiples of 16. sm_90. */
+SPINFER_DEVICE void spinfer_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+{
+#if SPINFER_HAS_BULK_COPY
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+                 "r"(bytes), "r"(barrier)
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
+/* ---- 7. Tensor cores ------------------------------------------------------------------------- */
+
+/* spinfer_mma_m16n8k16() : c += a b for one TCTile and 8 tokens. `dtype` is a compile-time constant. Scope: warp. */
+SPINFER_DEVICE void spinfer_mma_m16n8k16(const spinfer_dtype dtype, spinfer_frag_c *c, const spinfer_frag_a *a,
+                                         const spinfer_frag_b *b)
+{
+    if (dtype == SPINFER_BF16)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(c->r[0]), "+f"(c->r[1]), "+f"(c->r[2]), "+f"(c->r[3])
+                     : "r"(a->r[0]), "r"(a->r[1]), "r"(a->r[2]), "r"(a->r[3]), "r"(b->r[0]), "r"(b->r[1]));
+    else
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(c->r[0]), "+f"(c->r[1]), "+f"(c->r[2]), "+f"(c->r[3])
+                     : "r"(a->r[0]), "r"(a->r[1]), "r"(a->r[2]), "r"(a->r[3]), "r"(b->r[0]), "r"(b->r[1]));
+}
+
+/* spinfer_mma_m16n16k16() : the same for 16 tokens, c and b are [2]. */
+SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_frag_c *c, const spinfer_frag_a *a,
+                                          const spinfer_frag_b *b)
+{
+    spinfer_mma_m16n8k16(dtype, &c[0], a, &b[0]);
+    spinfer_mma_m16n8k16(dtype, &c[1], a, &b[1]);
+}
+
+#endif /* __CUDA_ARCH__ */
+#endif /* __CUDACC__ */
+
+/* ---- 8. The SpMM block -----------------------------------------------------------------------
+ *
+ * FIG 5, a block of strips * warps_k warps (here strips = 2, warps_k = 3)
+ *
+ *                K -->   k   k+1  k+2  k+3  k+4  k+5  ..          each letter one GroupTile record
+ *     strip 0           w0   w1   w2   w0   w1   w2
+ *     strip 1           w3   w4   w5   w3   w4   w5
+ *     X                 |---- piece 0 ----|---- piece 1 ..        all warps read the same piece
+ *
+ * FIG 6, the life of a compute warp (2 stages). No barrier of the block until the sums are complete.
+ *
+ *     time ------------------------------------------------------------------------------->
+ *     copy engine   r0 r1       |          r2         |          r3         |
+ *     warp             wait r0  scan decode+mma  wait r1  scan decode+mma  wait r2 ..
+ *     scan: words and the places of their first values go to a 512-byte table, from where each TCTile takes one 16-byte read
+ *
+ * Then the warps of a strip add their sums in shared memory, and blocks of one row group add theirs, in the order of K. */
+
+/* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
+typedef struct spinfer_smem {
+    uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                    */
+    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                */
+    uint32_t stages;   /* [warps][stages] records; the reduction reuses all from here on                   */
+    uint32_t stage;    /* bytes of a stage: the largest record                                             */
+    uint32_t tables;   /* [warps] of 512 bytes, behind the stages                                          */
+    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                       */
+    uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks */
+    uint32_t total;
+} spinfer_smem;
+
+SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
+{
+    const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
+    const uint32_t sums = warps * tokens * 256; /* fp32 sums of all warps */
+    spinfer_smem   s;
+    s.stage = max_record;
+    s.x_full = 8 * warps * (uint32_t)plan->stages;
+    s.x_left = s.x_full + 8 * (uint32_t)plan->x_pieces;
+    s.stages = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
+    s.tables = s.stages + warps * (uint32_t)plan->stages * s.stage;
+    s.x = (s.tables + warps * 512 + 127) / 128 * 128;
+    s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
+    s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
+    if (s.total < s.stages + sums) s.total = s.stages + sums;
+    return s;
+}
+
+/* Row groups: blocks along M. */
+SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t rows)
+{
+    return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
+}
+
+/* Everything a kernel needs, by value. */
+typedef struct spinfer_spmm_args {
+    spinfer_matrix  W;
+    spinfer_plan    plan;
+    spinfer_smem    layout;
+    const uint16_t *X;
+    uint16_t       *Y;
+    uint64_t        ldx, ldy;
+    uint32_t        n;
+    float           alpha, beta;
+    uint32_t       *counters; /* [row groups * token blocks], zero between launches                        */
+    float          *partials; /* [row groups * token blocks][splits][fragments][32 lanes][4]               */
+} spinfer_spmm_args;
+
+#ifdef __CUDA_ARCH__
+
+/* 16 bits to fp32 and back, to nearest even. */
+SPINFER_DEVICE float spinfer_widen(const spinfer_dtype dtype, uint16_t bits)
+{
+    float value;
+    if (dtype == SPINFER_BF16)
+        value = __uint_as_float((uint32_t)bits << 16);
+    else
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
+{
+    uint16_t bits;
+    if (dtype == SPINFER_BF16)
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    else
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+SPINFER_DEVICE void spinfer_add_frag_c(spinfer_frag_c *sum, spinfer_frag_c c)
+{
+    SPINFER_UNROLL
+    for (int r = 0; r < 4; r++) sum->r[r] += c.r[r];
+}
+
+/* Where a block works. */
+typedef struct spinfer_block {
+    uint32_t row_group, split, token; /* token: first column of Y                  */
+    uint32_t k_begin, k_end;          /* GroupTile columns of its range of K       */
+    uint32_t pieces;                  /* of X, x_cols columns each                 */
+    uint32_t id;                      /* row group, counted over all token blocks  */
+} spinfer_block;
+
+SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint32_t block_x, uint32_t block_y)
+{
+    const uint32_t splits = (uint32_t)args->plan.splits, x_cols = (uint32_t)args->plan.x_cols;
+    const uint64_t groups = spinfer_col_groups(args->W.cols);
+    spinfer_block  b;
+    b.row_group = block_x / splits;
+    b.split = block_x - b.row_group * splits;
+    b.token = block_y * (uint32_t)args->plan.tokens;
+    b.k_begin = (uint32_t)(groups * b.split / splits);
+    b.k_end = (uint32_t)(groups * (b.split + 1) / splits);
+    b.pieces = (b.k_end - b.k_begin + x_cols - 1) / x_cols;
+    b.id = block_y * spinfer_plan_row_groups(&args->plan, args->W.rows) + b.row_group;
+    return b;
+}
+
+/* A warp's stream of records. The offsets of record i wait in the registers of lane i % 32, loaded 32 records ahead. */
+typedef struct spinfer_stream {
+    const uint32_t      *offsets;     /* of this lane's next record, in global memory   */
+    const unsigned char *data;
+    uint32_t             begin, end;  /* of this lane's next record, units of 16 bytes  */
+    uint32_t             step;        /* offsets from a record of this lane to its next */
+    uint32_t             left;        /* this lane's records behind the next            */
+} spinfer_stream;
+
+SPINFER_DEVICE spinfer_stream spinfer_stream_init(const spinfer_matrix *W, uint64_t first, uint32_t stride, uint32_t count,
+                                                  int lane)
+{
+    spinfer_stream s;
+    s.offsets = W->offsets + first + (uint64_t)stride * (uint32_t)lane;
+    s.data = (const unsigned char *)W->data;
+    s.step = 32 * stride;
+    s.left = count > (uint32_t)lane ? (count - 1 - (uint32_t)lane) / 32 : 0;
+    s.begin = s.end = 0;
+    if ((uint32_t)lane < count) {
+        s.begin = s.offsets[0];
+        s.end = s.offsets[1];
+    }
+    return s;
+}
+
+/* Starts the copy of record i into a stage. Scope: warp; everybody has left the stage before (warp barrier). */
+SPINFER_DEVICE void spinfer_stream_fetch(spinfer_stream *s, uint32_t i, uint32_t stage, uint32_t barrier, const int bulk, int lane)
+{
+    const int owner = (int)(i % 32);
+    if (SPINFER_HAS_BULK_COPY && bulk) {
+        if (lane == owner) spinfer_bulk_copy(stage, s->data + 16 * (uint64_t)s->begin, 16 * (s->end - s->begin), barrier);
+    } else {
+        const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, owner), end = __shfl_sync(0xffffffffu, s->end, owner);
+        for (uint32_t unit = (uint32_t)lane; unit < end - begin; unit += 32)
+            spinfer_cp_async_16(stage + 16 * unit, s->data + 16 * ((uint64_t)begin + unit), 16);
+        spinfer_cp_async_arrive(barrier);
+    }
+    if (lane == owner && s->left > 0) {
+        s->left--;
+        s->offsets += s->step;
+        s->begin = s->offsets[0];
+        s->end = s->offsets[1];
+    }
+}
+
+/* Adds the value of the lane `distance` below to x, inside groups of four lanes. */
+SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
+{
+    asm volatile("{ .reg .pred inside; .reg .u32 below;\n"
+                 "shfl.sync.up.b32 below|inside, %0, %1, 0x1c00, 0xffffffff;\n"
+                 "@inside add.u32 %0, %0, below; }"
+                 : "+r"(*x)
+                 : "r"(distance));
+}
+
+/* spinfer_scan_record() : fills the table of a record. Lane l handles BitmapTile l: its two words and where their values
+ * begin. Table: [8 TCTiles][left low, left high, right low, right high] of {top word, place, bottom word, place}, the entries
+ * of TCTiles 2, 3, 6, 7 exchanged in pairs (xor 1), so that the 32 lanes write to different banks.
+ * Scope: warp; a warp barrier publishes the table. */
+SPINFER_DEVICE void spinfer_scan_record(uint32_t stage, uint32_t table, int lane)
+{
+    const uint32_t tc = (uint32_t)lane / 4, bt = (uint32_t)lane % 4;
+    const uint32_t entry = table + 64 * tc + 16 * ((2 * (bt % 2)) ^ (tc / 2 % 2)) + 8 * (bt / 2);
+    uint32_t       word[2], low, all, sum;
+    spinfer_shared_u32x2(stage + SPINFER_RECORD_BITMAPS + 8 * (uint32_t)lane, word);
+    low = (uint32_t)__popc(word[0]);
+    all = sum = low + (uint32_t)__popc(word[1]);
+    spinfer_add_from_below(&sum, 1);
+    spinfer_add_from_below(&sum, 2);
+    const uint32_t place = stage + SPINFER_RECORD_VALUES + 2 * (spinfer_shared_u16(stage + 2 * tc) + sum - all);
+    spinfer_shared_store_u32x2(entry, word[0], place);
+    spinfer_shared_store_u32x2(entry ^ 16, word[1], place + 2 * low);
+}
+
+/* spinfer_table_entry() : the lane's 16 bytes of TCTile t, relative to the table. */
+SPINFER_DEVICE uint32_t spinfer_table_entry(const int t, int lane)
+{
+    return (uint32_t)(64 * t + 16 * ((2 * spinfer_lane_tile(lane) + spinfer_lane_half(lane)) ^ (t / 2 % 2)));
+}
+
+/* spinfer_multiply_record() : sums += record * X for 64 rows, 32 columns, 8 * n_frags tokens.
+ *
+ *   sums      [4 row tiles][n_frags]
+ *   entry     table + the lane's entry of TCTile 0
+ *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the record
+ *   x_stride  bytes from token to token
+ *
+ * Table entry and rank of the next TCTile are fetched while the values of this one are on their way. */
+SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+                                            spinfer_frag_b *x_frags, uint32_t entry, uint32_t x, uint32_t x_stride,
+                                            spinfer_quad_lane quad)
+{
+    uint32_t e[4], place[2], bits[2];
+    spinfer_shared_u32x4(entry, e);
+    spinfer_quad_locate(e[0], e[1], quad, &place[0], &bits[0]);
+    spinfer_quad_locate(e[2], e[3], quad, &place[1], &bits[1]);
+    SPINFER_UNROLL
+    for (int t = 0; t < SPINFER_GROUP_TC_TILES; t++) {
+        uint32_t       top[4], bottom[4];
+        spinfer_frag_a a;
+        if (t + 1 < SPINFER_GROUP_TC_TILES) spinfer_shared_u32x4((entry ^ 16 * ((t + 1) / 2 % 2)) + 64 * (t + 1), e);
+        if (t % 4 == 0) {
+            SPINFER_UNROLL
+            for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + 32 * (t / 4) + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
+        }
+        spinfer_quad_load(place[0], bits[0], top);
+        spinfer_quad_load(place[1], bits[1], bottom);
+        if (t + 1 < SPINFER_GROUP_TC_TILES) {
+            spinfer_quad_locate(e[0], e[1], quad, &place[0], &bits[0]);
+            spinfer_quad_locate(e[2], e[3], quad, &place[1], &bits[1]);
+        }
+        a.r[0] = spinfer_pack(top[0], top[1]);
+        a.r[1] = spinfer_pack(bottom[0], bottom[1]);
+        a.r[2] = spinfer_pack(top[2], top[3]);
+        a.r[3] = spinfer_pack(bottom[2], bottom[3]);
+        SPINFER_UNROLL
+        for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[(t % 4) * n_frags + f], &a, &x_frags[f]);
+    }
+}
+
+/* spinfer_fetch_x() : starts the copy of a piece of X into its slot; the arrivals of the 32 lanes complete its `full` barrier.
+ * Columns from K up to a whole GroupTile become zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only
+ * reach columns of Y that nobody stores. Scope: warp. */
+SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                    uint32_t piece, int lane)
+{
+    const spinfer_smem layout = args->layout;
+    const uint32_t     x_cols = (uint32_t)args->plan.x_cols, tokens = (uint32_t)args->plan.tokens;
+    const uint32_t slot = piece % (uint32_t)args->plan.x_pieces, full = smem + layout.x_full + 8 * slot;
+    const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
+    const uint32_t group = block->k_begin + piece * x_cols; /* first GroupTile column of the piece */
+    const uint32_t groups = block->k_end - group < x_cols ? block->k_end - group : x_cols;
+    const uint32_t col = group * SPINFER_GROUP_COLS, cols = args->W.cols - col; /* columns that exist from here on */
+    const bool     aligned = (uint64_t)args->X % 16 == 0 && args->ldx % 8 == 0;
+    uint32_t       to = smem + layout.x + slot * tokens * layout.x_stride;
+    const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + col;
+    SPINFER_NO_UNROLL
+    for (uint32_t row = 0; row < rows; row++, to += layout.x_stride, from += args->ldx) {
+        SPINFER_NO_UNROLL
+        for (uint32_t chunk = (uint32_t)lane; chunk < 4 * groups; chunk += 32) { /* 8 columns, 16 bytes */
+            const uint32_t left = 8 * chunk < cols ? cols - 8 * chunk : 0, valid = left < 8 ? left : 8;
+            if (aligned) {
+                spinfer_cp_async_16(to + 16 * chunk, from + (valid ? 8 * chunk : 0), 2 * valid);
+            } else {
+                for (uint32_t i = 0; i < 8; i++)
+                    spinfer_shared_store_u16(to + 16 * chunk + 2 * i, i < valid ? from[8 * chunk + i] : (uint16_t)0);
+            }
+        }
+    }
+    if (aligned)
+        spinfer_cp_async_arrive(full);
+    else
+        spinfer_mbarrier_arrive(full);
+}
+
+/* spinfer_compute_warp() : all records of one warp. */
+SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+                                         spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const spinfer_block *block,
+                                         uint32_t smem, uint32_t warp, int lane)
+{
+    const spinfer_plan     *plan = &args->plan;
+    const spinfer_smem      layout = args->layout;
+    const spinfer_quad_lane quad = spinfer_quad_lane_init(lane);
+    const uint32_t          stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
+    const uint32_t          warps = (uint32_t)plan->strips * warps_k, x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t          strip = block->row_group * (uint32_t)plan->strips + warp / warps_k, first = warp % warps_k;
+    const uint32_t          cols = block->k_end - block->k_begin;
+    const uint32_t count = strip < spinfer_row_groups(args->W.rows) && first < cols ? (cols - first + warps_k - 1) / warps_k : 0;
+    const uint32_t barriers = smem + 8 * warp * stages, ring = smem + layout.stages + warp * stages * layout.stage;
+    const uint32_t table = smem + layout.tables + 512 * warp, entry = table + spinfer_table_entry(0, lane);
+    const uint32_t x_lane = smem + layout.x + (uint32_t)(lane / 4) * layout.x_stride + (uint32_t)(lane % 4) * 8;
+    uint32_t       item = 0, stage = 0, parity = 0, x_slot = 0, x_parity = 0;
+
+    spinfer_stream stream = spinfer_stream_init(&args->W, (uint64_t)strip * args->W.group_ld + block->k_begin + first, warps_k,
+                                                count, lane);
+    if (lane == 0) {
+        for (uint32_t s = 0; s < stages; s++) spinfer_mbarrier_init(barriers + 8 * s, SPINFER_HAS_BULK_COPY && plan->bulk ? 1 : 32);
+        for (uint32_t i = warp; i < x_pieces; i += warps) {
+            spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
+            spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
+        }
+        spinfer_mbarrier_fence();
+    }
+    __syncwarp(); /* the barriers that this warp fetches to are ready */
+    SPINFER_NO_UNROLL
+    for (int turn = 0; turn < 2; turn++) { /* X first: behind a burst of weights it arrives microseconds later */
+        if (turn == plan->dependent) {
+#if SPINFER_HAS_DEPENDENT
+            asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
+#endif
+            for (uint32_t i = warp; i < x_pieces && i < block->pieces; i += warps) spinfer_fetch_x(args, block, smem, i, lane);
+        } else {
+            for (uint32_t i = 0; i < stages && i < count; i++)
+                spinfer_stream_fetch(&stream, i, ring + i * layout.stage, barriers + 8 * i, plan->bulk, lane);
+        }
+    }
+    __syncthreads(); /* the barriers of X are ready for all */
+
+    SPINFER_NO_UNROLL
+    for (uint32_t piece = 0; piece < block->pieces; piece++) {
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, x_parity);
+        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride + 64 * first;
+        const uint32_t end = (piece + 1) * (x_cols / warps_k);
+        SPINFER_NO_UNROLL
+        for (; item < end && item < count; item++) {
+            const uint32_t at = ring + stage * layout.stage;
+            spinfer_mbarrier_wait(barriers + 8 * stage, parity);
+            spinfer_scan_record(at, table, lane);
+            __syncwarp(); /* the table is complete */
+            spinfer_multiply_record(dtype, n_frags, sums, x_frags, entry, x, layout.x_stride, quad);
+            __syncwarp(); /* all lanes have read stage and table */
+            if (item + stages < count) spinfer_stream_fetch(&stream, item + stages, at, barriers + 8 * stage, plan->bulk, lane);
+            x += 64 * warps_k;
+            if (++stage == stages) stage = 0, parity ^= 1;
+        }
+        if (piece + x_pieces < block->pieces) { /* the last warp that leaves a slot fills it again */
+            uint32_t left = 0;
+            __syncwarp(); /* all lanes have read the piece */
+            if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
+            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) spinfer_fetch_x(args, block, smem, piece + x_pieces, lane);
+        }
+        if (++x_slot == x_pieces) x_slot = 0, x_parity ^= 1;
+    }
+}
+
+/* Stores a fragment of finished sums: Y = alpha sum + beta Y. `row` and `token` are those of the fragment's first element. */
+SPINFER_DEVICE void spinfer_store_sums(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token,
+                                       spinfer_frag_c sum, int lane)
+{
+    SPINFER_UNROLL
+    for (int r = 0; r < 4; r++) {
+        const uint32_t m = row + (uint32_t)spinfer_frag_c_row(lane, r), t = token + (uint32_t)spinfer_frag_c_token(lane, r);
+        if (m < args->W.rows && t < args->n) {
+            uint16_t *y = args->Y + (uint64_t)t * args->ldy + m;
+            float     value = args->alpha * sum.r[r];
+            if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, *y);
+            *y = spinfer_narrow(dtype, value);
+        }
+    }
+}
+
+/* Partial sums of a split in global memory, 16 bytes for each lane. Read past the L1, which other blocks do not update. */
+SPINFER_DEVICE float *spinfer_partial(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t frags, uint32_t split,
+                                      uint32_t f, int lane)
+{
+    return args->partials + (((uint64_t)(block->id * (uint32_t)args->plan.splits + split) * frags + f) * 32 + (uint32_t)lane) * 4;
+}
+SPINFER_DEVICE void spinfer_global_store_frag_c(float *to, spinfer_frag_c c)
+{
+    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
+                 : "memory");
+}
+SPINFER_DEVICE spinfer_frag_c spinfer_global_load_frag_c(const float *from)
+{
+    spinfer_frag_c c;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
+                 : "l"(from)
+                 : "memory");
+    return c;
+}
+
+/* Counts an arrival and returns the number before it. Release and acquire: what the block wrote before (and a block barrier
+ * ordered) is visible to those who count later. */
+SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
+{
+    uint32_t before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
+#if SPINFER_HAS_CLUSTER
+SPINFER_DEVICE void spinfer_cluster_barrier(void)
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/* The same shared address in the block of that rank. */
+SPINFER_DEVICE spinfer_frag_c spinfer_cluster_load_frag_c(uint32_t address, uint32_t rank)
+{
+    spinfer_frag_c c;
+    asm volatile("{ .reg .u32 remote; mapa.shared::cluster.u32 remote, %4, %5;\n"
+                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote]; }"
+                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
+                 : "r"(address), "r"(rank)
+                 : "memory");
+    return c;
+}
+#endif
+
+/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
+ * Fragment f of a block is row tile f / n_frags (of 4 * strips), tokens 8 * (f % n_frags) on. */
+SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
+                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t warp,
+                                   uint32_t *last, int lane)
+{
+    const spinfer_plan *plan = &args->plan;
+    const uint32_t strips = (uint32_t)plan->strips, warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits;
+    const uint32_t warps = strips * warps_k, frags = strips * 4 * (uint32_t)n_frags;
+    const uint32_t scratch = smem + args->layout.stages + 16 * (uint32_t)lane;
+    const uint32_t row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
+
+    __syncthreads(); /* all warps have left their stages and X: the space is free */
+    const uint32_t at = scratch + (warp % warps_k * frags + warp / warps_k * 4 * (uint32_t)n_frags) * 512;
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(at + (uint32_t)f * 512, sums[f]);
+    __syncthreads(); /* the sums of all warps are visible */
+
+    for (uint32_t f = warp; f < frags; f += warps) {
+        spinfer_frag_c sum = spinfer_shared_load_frag_c(scratch + f * 512);
+        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(scratch + (k * frags + f) * 512));
+        if (splits == 1)
+            spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
+        else if (SPINFER_HAS_CLUSTER && plan->cluster)
+            spinfer_shared_store_frag_c(scratch + f * 512, sum);
+        else
+            spinfer_global_store_frag_c(spinfer_partial(args, block, frags, block->split, f, lane), sum);
+    }
+    if (splits == 1) return;
+
+#if SPINFER_HAS_CLUSTER
+    if (plan->cluster) { /* block rank == split */
+        spinfer_cluster_barrier(); /* the sums of all blocks of the cluster are visible */
+        for (uint32_t f = block->split + splits * warp; f < frags; f += splits * warps) {
+            spinfer_frag_c sum = spinfer_cluster_load_frag_c(scratch + f * 512, 0);
+            for (uint32_t k = 1; k < splits; k++) spinfer_add_frag_c(&sum, spinfer_cluster_load_frag_c(scratch + f * 512, k));
+            spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
+        }
+        spinfer_cluster_barrier(); /* nobody leaves while others read its shared memory */
+        return;
+    }
+#endif
+    __syncthreads(); /* the partial sums of this block are written .. */
+    if (warp == 0 && lane == 0) *last = spinfer_arrive_global(args->counters + block->id);
+    __syncthreads(); /* .. and counted; `last` is visible */
+    if (*last != splits - 1) return;
+    for (uint32_t f = warp; f < frags; f += warps) { /* the last block of the row group adds them all */
+        spinfer_frag_c sum = spinfer_global_load_frag_c(spinfer_partial(args, block, frags, 0, f, lane));
+        for (uint32_t k = 1; k < splits; k++)
+            spinfer_add_frag_c(&sum, spinfer_global_load_frag_c(spinfer_partial(args, block, frags, k, f, lane)));
+        spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
+    }
+    if (warp == 0 && lane == 0) args->counters[block->id] = 0;
+}
+
+/* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. */
+SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+                                       spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
+                                       uint32_t *last, uint32_t thread, uint32_t block_x, uint32_t block_y)
+{
+    const spinfer_block block = spinfer_block_init(args, block_x, block_y);
+    const uint32_t      smem = spinfer_shared_address(smem_pointer);
+    const uint32_t      warp = __shfl_sync(0xffffffffu, thread / 32, 0); /* uniform, and the compiler knows it */
+    const int           lane = (int)(thread % 32);
+#if SPINFER_HAS_DEPENDENT
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
+    spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, warp, lane);
+    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, warp, last, lane);
+}
+
+#endif /* __CUDA_ARCH__ */
+
+/* ---- 9. Kernel stamps ------------------------------------------------------------------------ */
+
+#ifdef __CUDACC__
+
+extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
+
+/* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS compute warps. */
+#ifdef __CUDA_ARCH__
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                          \
+    SPINFER_KERNEL void __launch_bounds__(32 * (MAX_WARPS), 1) name(const __grid_constant__ spinfer_spmm_args args)    \
+    {                                                                                                                        \
+        __shared__ uint32_t last;                                                                                            \
+        spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                             \
+        spinfer_frag_b      x_frags[N_FRAGS];                                                                                \
+        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx.x, blockIdx.x,         \
+                           blockIdx.y);                                                                                      \
+    }
+#else
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                          \
+    SPINFER_KERNEL void __launch_bounds__(32 * (MAX_WARPS), 1) name(const __grid_constant__ spinfer_spmm_args args)    \
+    {                                                                                                                        \
+        (void)args;                                                                                                          \
+    }
+#endif
+#endif /* __CUDACC__ */
+
+/* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and dispatches.
+ * The number of warps sets the registers of a thread: 80, 80, 128, 255. */
+#define SPINFER_SPMM_VARIANTS(X)             \
+    X(fp16_n8, SPINFER_FP16, 8, 1, 24)       \
+    X(fp16_n16, SPINFER_FP16, 16, 2, 24)     \
+    X(fp16_n32, SPINFER_FP16, 32, 4, 16)     \
+    X(fp16_n64, SPINFER_FP16, 64, 8, 8)     \
+    X(bf16_n8, SPINFER_BF16, 8, 1, 24)       \
+    X(bf16_n16, SPINFER_BF16, 16, 2, 24)     \
+    X(bf16_n32, SPINFER_BF16, 32, 4, 16)     \
+    X(bf16_n64, SPINFER_BF16, 64, 8, 8)
+
+#endif /* SPINFER_CUH */
+
+/* ==============================================================================================
+ * ==============================================================================================
+ * ---- 10. Implementation ----------------------------------------------------------------------
+ *
+ * Below the include guard, so that a file may include the header first and ask for the implementation later. */
+
+#if (defined(SPINFER_IMPLEMENTATION) || defined(SPINFER_STATIC)) && !defined(SPINFER_IMPLEMENTED) && defined(__CUDACC__)
+#define SPINFER_IMPLEMENTED
+
+#define SPINFER_STAMP(tag, dtype, tokens, n_frags, max_warps) \
+    SPINFER_DEFINE_SPMM_KERNEL(spinfer_spmm_##tag, dtype, n_frags, max_warps)
+SPINFER_SPMM_VARIANTS(SPINFER_STAMP)
+#undef SPINFER_STAMP
+
+#ifndef __CUDACC_RTC__
+
+typedef void (*spinfer_spmm_kernel)(spinfer_spmm_args);
+
+/* Row groups that can add through one workspace; their counters lie at its start, in the same place for every shape. */
+#define SPINFER_WORKSPACE_COUNTERS 16384
+
+/* The stamped kernel for a dtype and a number of tokens, or NULL; and its most compute warps. */
+static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *max_warps)
+{
+#define SPINFER_CASE(tag, DTYPE, TOKENS, n_frags, MAX_WARPS) \
+    if (dtype == (uint32_t)(DTYPE) && tokens == (TOKENS)) { \
+        *max_warps = (MAX_WARPS);                           \
+        return spinfer_spmm_##tag;                          \
+    }
+    SPINFER_SPMM_VARIANTS(SPINFER_CASE)
+#undef SPINFER_CASE
+    *max_warps = 0;
+    return NULL;
+}
+
+static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
+{
+    int max_warps = 0;
+    if (!spinfer_detail_kernel(W->dtype, plan->tokens, &max_warps)) return SPINFER_ERR_PLAN;
+    if (plan->strips < 1 || plan->strips > max_warps || plan->warps_k < 1 || plan->warps_k > max_warps / plan->strips)
+        return SPINFER_ERR_PLAN;
+    if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
+    if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % plan->warps_k) return SPINFER_ERR_PLAN;
+    if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024) return SPINFER_ERR_PLAN;
+    if (plan->cluster && (plan->splits < 2 || plan->splits > 8)) return SPINFER_ERR_PLAN;
+    if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
+    if (plan->splits > 1 && !plan->cluster &&
+        spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) > SPINFER_WORKSPACE_COUNTERS)
+        return SPINFER_ERR_PLAN;
+    return SPINFER_OK;
+}
+
+/* Estimated clocks of a plan, from a model of one SM (figures of an H200, bench/README.md): a record takes `rate` clocks of the
+ * SM when all warps are busy, `latency` clocks of its warp when few are; X comes from the L2; ends cost what they cost. */
+static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                             const spinfer_device *device)
+{
+    const double rate = plan->tokens <= 16 ? 130.0 : plan->tokens == 32 ? 155.0 : 230.0, latency = 1700.0;
+    const double groups = (double)spinfer_col_groups(W->cols);
+    const double cols = ceil(groups / plan->splits), records = ceil(cols / plan->warps_k);
+    const double blocks = (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * ceil((double)n / plan->tokens);
+    const double busy = cols * plan->strips * rate, serial = records * latency;
+    const double x = cols * SPINFER_GROUP_COLS * 2.0 * (n < (size_t)plan->tokens ? (double)n : plan->tokens) / 40.0;
+    const double ends = plan->strips * plan->warps_k * plan->tokens * 4.0 + (plan->splits > 1 ? (plan->cluster ? 1200.0 : 4000.0) : 0.0);
+    return ceil(blocks / device->sm_count) * (busy > serial ? busy : serial) + x + ends;
+}
+
+/* Fills stages, x_cols and x_pieces of a plan so that it fits into shared memory; false if it cannot. */
+static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, const spinfer_device *device)
+{
+    const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
+    const int rounds = (cols + plan->warps_k - 1) / plan->warps_k;
+    int       per_piece;
+    for (plan->stages = rounds < 2 ? 2 : rounds < 4 ? rounds : 4; plan->stages >= 2; plan->stages--) {
+        for (per_piece = (16 + plan->warps_k - 1) / plan->warps_k; per_piece >= 1; per_piece /= 2) {
+            plan->x_cols = per_piece * plan->warps_k;
+            plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
+            if (plan->x_pieces > 16) plan->x_pieces = 16;
+            while (plan->x_pieces > 2 && spinfer_smem_layout(plan, W->max_record).total + 16 > (uint32_t)device->smem_per_block)
+                plan->x_pieces--;
+            if (spinfer_smem_layout(plan, W->max_record).total + 16 <= (uint32_t)device->smem_per_block) return 1;
+        }
+    }
+    return 0;
+}
+
+SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
+{
+    int            id, major, minor;
+    spinfer_device d;
+    if (!device) return SPINFER_ERR_NULL;
+    if (cudaGetDevice(&id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&d.sm_count, cudaDevAttrMultiProcessorCount, id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&d.smem_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id) != cudaSuccess)
+        return SPINFER_ERR_CUDA;
+    d.compute = 10 * major + minor;
+    *device = d;
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device, spinfer_plan *plan)
+{
+    const spinfer_status status = spinfer_detail_check_matrix(W);
+    spinfer_plan         p, best;
+    double               best_clocks = 0.0;
+    int                  max_warps = 0, found = 0, max_splits;
+    if (!device || !plan) return SPINFER_ERR_NULL;
+    if (status != SPINFER_OK) return status;
+    if (device->compute < 80) return SPINFER_ERR_ARCH;
+    if (device->sm_count < 1 || n < 1) return SPINFER_ERR_SHAPE;
+    memset(&p, 0, sizeof p);
+    best = p;
+    p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
+    p.bulk = device->compute >= 90;
+    spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
+    max_splits = spinfer_col_groups(W->cols) < 8 ? (int)spinfer_col_groups(W->cols) : 8;
+    for (p.splits = 1; p.splits <= max_splits; p.splits++) {
+        p.cluster = p.splits > 1 && device->compute >= 90;
+        for (p.strips = 1; p.strips <= max_warps; p.strips++) {
+            for (p.warps_k = 1; p.warps_k * p.strips <= max_warps; p.warps_k++) {
+                double clocks;
+                if (!spinfer_detail_fit(&p, W, device) || spinfer_detail_check_plan(&p, W, n) != SPINFER_OK) continue;
+                clocks = spinfer_detail_estimate(&p, W, n, device);
+                if (found && clocks >= best_clocks) continue;
+                found = 1;
+                best = p;
+                best_clocks = clocks;
+            }
+        }
+    }
+    if (!found) return (n - 1) / 64 >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
+    *plan = best;
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n, size_t *bytes)
+{
+    spinfer_status status = spinfer_detail_check_matrix(W);
+    if (!plan || !bytes) return SPINFER_ERR_NULL;
+    if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
+    if (status != SPINFER_OK) return status;
+    *bytes = 0;
+    if (plan->splits > 1 && !plan->cluster)
+        *bytes = 4 * (size_t)SPINFER_WORKSPACE_COUNTERS + (size_t)spinfer_plan_row_groups(plan, W->rows) *
+                                                              ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->splits *
+                                                              (size_t)plan->strips * SPINFER_GROUP_ROWS *
+                                                              (size_t)plan->tokens * sizeof(float);
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X, size_t ldx,
+                                        float beta, void *Y, size_t ldy, size_t n, void *workspace, size_t workspace_bytes,
+                                        struct CUstream_st *stream)
+{
+    spinfer_status         status = spinfer_detail_check_matrix(W);
+    spinfer_device         device;
+    spinfer_spmm_args      args;
+    spinfer_spmm_kernel    kernel;
+    struct cudaFuncAttributes attributes;
+    cudaLaunchConfig_t     config = {};
+    cudaLaunchAttribute    launch[2] = {};
+    size_t                 needed;
+    int                    max_warps, compute;
+    void                  *parameters[1];
+
+    if (!X || !Y) return SPINFER_ERR_NULL;
+    if (status != SPINFER_OK) return status;
+    if (n < 1 || ldx < W->cols || ldy < W->rows || n > UINT32_MAX) return SPINFER_ERR_SHAPE;
+    if ((uintptr_t)X % 2 || (uintptr_t)Y % 2) return SPINFER_ERR_ALIGNMENT;
+    status = spinfer_device_query(&device);
+    if (status != SPINFER_OK) return status;
+    memset(&args, 0, sizeof args);
+    if (plan)
+        args.plan = *plan;
+    else if ((status = spinfer_spmm_plan(W, n, &device, &args.plan)) != SPINFER_OK)
+        return status;
+    status = spinfer_spmm_workspace_bytes(&args.plan, W, n, &needed);
+    if (status != SPINFER_OK) return status;
+    if (needed && !workspace) return SPINFER_ERR_NULL;
+    if (needed && (uintptr_t)workspace % 16) return SPINFER_ERR_ALIGNMENT;
+    if (workspace_bytes < needed) return SPINFER_ERR_CAPACITY;
+
+    args.layout = spinfer_smem_layout(&args.plan, W->max_record);
+    config.dynamicSmemBytes = args.layout.total;
+    if (config.dynamicSmemBytes + 16 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
+    kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &max_warps);
+    if (cudaFuncGetAttributes(&attributes, (const void *)kernel) != cudaSuccess) return SPINFER_ERR_CUDA;
+    compute = device.compute; /* what the GPU has and the code that was built for it uses */
+    if (attributes.ptxVersion < compute) compute = attributes.ptxVersion;
+    if (compute < 80) return SPINFER_ERR_ARCH;
+    if (compute < 90 && (args.plan.cluster || args.plan.bulk || args.plan.dependent)) return SPINFER_ERR_ARCH;
+
+    args.W = *W;
+    args.X = (const uint16_t *)X;
+    args.Y = (uint16_t *)Y;
+    args.ldx = ldx;
+    args.ldy = ldy;
+    args.n = (uint32_t)n;
+    args.alpha = alpha;
+    args.beta = beta;
+    args.counters = (uint32_t *)workspace;
+    args.partials = needed ? (float *)workspace + SPINFER_WORKSPACE_COUNTERS : NULL;
+    parameters[0] = &args;
+
+    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows) * (uint32_t)args.plan.splits,
+                          (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1), 1);
+    config.blockDim = dim3((uint32_t)(32 * args.plan.strips * args.plan.warps_k), 1, 1);
+    config.stream = stream;
+    config.attrs = launch;
+    if (args.plan.cluster) {
+        launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        launch[config.numAttrs].val.clusterDim.x = (unsigned)args.plan.splits;
+        launch[config.numAttrs].val.clusterDim.y = 1;
+        launch[config.numAttrs].val.clusterDim.z = 1;
+        config.numAttrs++;
+    }
+    if (args.plan.dependent) {
+        launch[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+        config.numAttrs++;
+    }
+    if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes) !=
+            cudaSuccess ||
+        cudaLaunchKernelExC(&config, (const void *)kernel, parameters) != cudaSuccess)
+        return SPINFER_ERR_CUDA;
+    return SPINFER_OK;
+}
+
+#endif /* !__CUDACC_RTC__ */
+#endif /* SPINFER_IMPLEMENTATION */

@@ -1,0 +1,2 @@
+#define SPINFER_IMPLEMENTATION
+#include "spinfer.cuh"

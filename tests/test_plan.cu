@@ -1,0 +1,119 @@
+/* Risk: the planner divides by zero, oversubscribes shared memory or asks for what a GPU lacks, on a machine that nobody
+ * here has.
+ *
+ * spinfer_spmm_plan() is a pure host function: no GPU is needed, and the matrix may be one that nobody can store. */
+#define SPINFER_IMPLEMENTATION
+#include "common.h"
+#include "spinfer.cuh"
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+static const struct {
+    const char    *name;
+    spinfer_device device;
+} gpus[] = {{"A100", {108, 166912, 80}},  {"RTX 3090", {82, 101376, 86}}, {"RTX 4090", {128, 101376, 89}},
+            {"L4", {58, 101376, 89}},     {"H200", {132, 232448, 90}},    {"B200", {148, 232448, 100}},
+            {"RTX 5090", {170, 101376, 120}}, {"one SM", {1, 101376, 80}}};
+
+static const uint32_t dims[] = {1,    7,    8,    31,   32,    33,    63,    64,    65,      127,      129,       512,
+                                1000, 1376, 1440, 4096, 7392,  8192,  11008, 14336, 28672,   50272,    151936,    1000003,
+                                1u << 24, SPINFER_MAX_DIM};
+static const size_t   token_counts[] = {1,  2,  3,  4,   7,   8,    9,    15,   16,    17,     24,     31, 32,
+                                        33, 48, 63, 64,  65,  100,  128,  130,  512,   1000,   4096,   65537, 1u << 20};
+static const uint32_t max_records[] = {272, 1536, 2320, 3120, SPINFER_RECORD_MAX_BYTES};
+
+/* A matrix whose arrays would fault if the planner read them. */
+static spinfer_matrix matrix(uint32_t rows, uint32_t cols, uint32_t max_record, spinfer_dtype dtype)
+{
+    spinfer_matrix W;
+    memset(&W, 0, sizeof W);
+    W.offsets = (const uint32_t *)16;
+    W.data = (const void *)16;
+    W.rows = rows;
+    W.cols = cols;
+    W.group_ld = spinfer_col_groups(cols);
+    W.max_record = max_record;
+    W.data_bytes = 16ull * UINT32_MAX;
+    W.dtype = dtype;
+    W.format = SPINFER_FORMAT_VERSION;
+    return W;
+}
+
+static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device, const char *name)
+{
+    spinfer_plan p, again;
+    size_t       bytes = ~(size_t)0;
+    memset(&p, 0x00, sizeof p); /* what was in the plan does not matter */
+    memset(&again, 0xff, sizeof again);
+    if (spinfer_spmm_plan(W, n, device, &p) != SPINFER_OK || spinfer_spmm_plan(W, n, device, &again) != SPINFER_OK ||
+        spinfer_spmm_workspace_bytes(&p, W, n, &bytes) != SPINFER_OK) {
+        fprintf(stderr, "no plan: %u x %u, %zu tokens, records of %u, %s\n", W->rows, W->cols, n, W->max_record, name);
+        exit(1);
+    }
+    CHECK(memcmp(&p, &again, sizeof p) == 0);
+    CHECK(p.tokens == 8 || p.tokens == 16 || p.tokens == 32 || p.tokens == 64);
+    CHECK(p.strips >= 1 && p.warps_k >= 1 && p.strips * p.warps_k <= 32);
+    CHECK(p.stages >= 2 && p.stages <= 8);
+    CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
+    CHECK(p.cluster == 0 || p.cluster == 1);
+    CHECK(p.bulk == 0 || p.bulk == 1);
+    CHECK(p.dependent == 0 || p.dependent == 1);
+    CHECK(p.x_cols >= 1 && p.x_pieces >= 1);
+    CHECK(device->compute >= 90 || (!p.cluster && !p.bulk && !p.dependent));
+    if (p.cluster) CHECK(p.splits <= 8 && bytes == 0);
+    if (p.splits == 1) CHECK(bytes == 0);
+    /* at the very least, the buffered records and the pieces of X fit */
+    CHECK((uint64_t)p.strips * p.warps_k * p.stages * W->max_record +
+              (uint64_t)p.x_pieces * p.x_cols * SPINFER_GROUP_COLS * p.tokens * 2 <= (uint64_t)device->smem_per_block);
+}
+
+static void test_refusals(void)
+{
+    const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
+    const spinfer_device h200 = {132, 232448, 90}, turing = {72, 65536, 75}, tiny = {132, 1024, 90};
+    spinfer_matrix       bad;
+    spinfer_plan         plan, before;
+    size_t               bytes = 123;
+    memset(&plan, 0x55, sizeof plan);
+    before = plan;
+    CHECK(spinfer_spmm_plan(NULL, 16, &h200, &plan) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_plan(&W, 16, NULL, &plan) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_plan(&W, 16, &h200, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_plan(&W, 0, &h200, &plan) == SPINFER_ERR_SHAPE);
+    CHECK(spinfer_spmm_plan(&W, 16, &turing, &plan) == SPINFER_ERR_ARCH);
+    CHECK(spinfer_spmm_plan(&W, 16, &tiny, &plan) == SPINFER_ERR_SMEM);
+    bad = W, bad.format = 99;
+    CHECK(spinfer_spmm_plan(&bad, 16, &h200, &plan) == SPINFER_ERR_VERSION);
+    bad = W, bad.dtype = 3;
+    CHECK(spinfer_spmm_plan(&bad, 16, &h200, &plan) == SPINFER_ERR_DTYPE);
+    bad = W, bad.rows = 0;
+    CHECK(spinfer_spmm_plan(&bad, 16, &h200, &plan) == SPINFER_ERR_SHAPE);
+    bad = W, bad.max_record = SPINFER_RECORD_MAX_BYTES + 16;
+    CHECK(spinfer_spmm_plan(&bad, 16, &h200, &plan) == SPINFER_ERR_FORMAT);
+    CHECK(memcmp(&plan, &before, sizeof plan) == 0);
+
+    CHECK(spinfer_spmm_workspace_bytes(&plan, &W, 16, &bytes) == SPINFER_ERR_PLAN);
+    CHECK_SPINFER(spinfer_spmm_plan(&W, 16, &h200, &plan));
+    CHECK(spinfer_spmm_workspace_bytes(NULL, &W, 16, &bytes) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_workspace_bytes(&plan, NULL, 16, &bytes) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_workspace_bytes(&plan, &W, 16, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_workspace_bytes(&plan, &W, 0, &bytes) == SPINFER_ERR_SHAPE);
+    CHECK(bytes == 123);
+}
+
+int main(void)
+{
+    size_t gpu, rows, cols, t, record, plans = 0;
+    for (gpu = 0; gpu < COUNT(gpus); gpu++)
+        for (rows = 0; rows < COUNT(dims); rows++)
+            for (cols = 0; cols < COUNT(dims); cols++)
+                for (t = 0; t < COUNT(token_counts); t++)
+                    for (record = 0; record < COUNT(max_records); record++, plans++) {
+                        const spinfer_matrix W = matrix(dims[rows], dims[cols], max_records[record],
+                                                        plans & 1 ? SPINFER_BF16 : SPINFER_FP16);
+                        check_plan(&W, token_counts[t], &gpus[gpu].device, gpus[gpu].name);
+                    }
+    test_refusals();
+    printf("%zu plans\nOK\n", plans);
+    return 0;
+}

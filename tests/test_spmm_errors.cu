@@ -1,0 +1,167 @@
+/* Risk: a wrong argument that is found too late: after something was enqueued, by a fault, or not at all.
+ *
+ * Every argument is made wrong alone. The call must return its documented status, add nothing to a stream, leave Y alone,
+ * and neither set nor clear the CUDA error state of the caller. */
+#define SPINFER_IMPLEMENTATION
+#include "gpu.h"
+
+static int refusals;
+
+static void check_refused(const job *j, const arguments *a, spinfer_status expected, int line)
+{
+    const cudaError_t    error = cudaPeekAtLastError();
+    size_t               nodes = 99;
+    const spinfer_status status = launch_captured(a, &nodes);
+    if (status != expected || nodes != 0) {
+        fprintf(stderr, "line %d: \"%s\" instead of \"%s\", %zu nodes enqueued\n", line, spinfer_status_string(status),
+                spinfer_status_string(expected), nodes);
+        exit(1);
+    }
+    CHECK(launch(a, NULL) == expected);
+    CHECK_CUDA(cudaDeviceSynchronize());
+    CHECK(cudaPeekAtLastError() == error);
+    buffer_check_unchanged(&j->Y);
+    refusals++;
+}
+
+/* Changes one argument of a good call. */
+#define REFUSED(change, status)                                                                                        \
+    do {                                                                                                               \
+        spinfer_matrix W = j->W->device;                                                                               \
+        spinfer_plan   plan = plan_for(&W, j->n, device);                                                              \
+        arguments      a = job_arguments(j);                                                                           \
+        a.W = &W;                                                                                                      \
+        change;                                                                                                        \
+        (void)plan;                                                                                                    \
+        check_refused(j, &a, status, __LINE__);                                                                        \
+    } while (0)
+
+static void test_arguments(const job *j, const spinfer_device *device)
+{
+    REFUSED(a.W = NULL, SPINFER_ERR_NULL);
+    REFUSED(a.X = NULL, SPINFER_ERR_NULL);
+    REFUSED(a.Y = NULL, SPINFER_ERR_NULL);
+    REFUSED(W.offsets = NULL, SPINFER_ERR_NULL);
+    REFUSED(W.data = NULL, SPINFER_ERR_NULL);
+
+    REFUSED(a.n = 0, SPINFER_ERR_SHAPE);
+    REFUSED(a.ldx = W.cols - 1, SPINFER_ERR_SHAPE);
+    REFUSED(a.ldx = 0, SPINFER_ERR_SHAPE);
+    REFUSED(a.ldy = W.rows - 1, SPINFER_ERR_SHAPE);
+    REFUSED(a.ldy = 0, SPINFER_ERR_SHAPE);
+    REFUSED(W.rows = 0, SPINFER_ERR_SHAPE);
+    REFUSED(W.cols = 0, SPINFER_ERR_SHAPE);
+    REFUSED(W.rows = 0xffffffffu, SPINFER_ERR_SHAPE);
+    REFUSED(W.cols = 0xffffffffu, SPINFER_ERR_SHAPE);
+    REFUSED(W.group_ld -= 1, SPINFER_ERR_SHAPE);
+    REFUSED(W.group_ld = 0xffffffffu, SPINFER_ERR_SHAPE);
+
+    REFUSED(a.X = (const char *)a.X + 1, SPINFER_ERR_ALIGNMENT);
+    REFUSED(a.Y = (char *)a.Y + 1, SPINFER_ERR_ALIGNMENT);
+    REFUSED(W.offsets = (const uint32_t *)((const char *)W.offsets + 2), SPINFER_ERR_ALIGNMENT);
+    REFUSED(W.data = (const char *)W.data + 8, SPINFER_ERR_ALIGNMENT);
+
+    REFUSED(W.dtype = 0, SPINFER_ERR_DTYPE);
+    REFUSED(W.dtype = 3, SPINFER_ERR_DTYPE);
+    REFUSED(W.format = SPINFER_FORMAT_VERSION + 1, SPINFER_ERR_VERSION);
+    REFUSED(W.max_record = 0, SPINFER_ERR_FORMAT);
+    REFUSED(W.max_record = SPINFER_RECORD_VALUES - 16, SPINFER_ERR_FORMAT);
+    REFUSED(W.max_record += 8, SPINFER_ERR_FORMAT);
+    REFUSED(W.max_record = SPINFER_RECORD_MAX_BYTES + 16, SPINFER_ERR_FORMAT);
+
+    REFUSED((a.plan = &plan, plan.tokens = 12), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.strips = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.warps_k = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.stages = 1), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.stages = 9), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.splits = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.x_cols = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.x_pieces = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), device->compute >= 90 ? SPINFER_ERR_PLAN : SPINFER_ERR_ARCH);
+    if (device->compute < 90) {
+        REFUSED((a.plan = &plan, plan.bulk = 1), SPINFER_ERR_ARCH);
+        REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 2), SPINFER_ERR_ARCH);
+        REFUSED((a.plan = &plan, plan.dependent = 1), SPINFER_ERR_ARCH);
+    }
+}
+
+/* A plan that splits K through the workspace. */
+static void test_workspace(const job *j, const spinfer_device *device)
+{
+    const size_t bytes = j->workspace.bytes;
+    CHECK(bytes > 0);
+    REFUSED((a.workspace = NULL, a.workspace_bytes = bytes), SPINFER_ERR_NULL);
+    REFUSED(a.workspace_bytes = bytes - 1, SPINFER_ERR_CAPACITY);
+    REFUSED(a.workspace_bytes = 0, SPINFER_ERR_CAPACITY);
+    REFUSED(a.workspace = (char *)a.workspace + 8, SPINFER_ERR_ALIGNMENT);
+    buffer_check_unchanged(&j->workspace);
+}
+
+/* More warps, stages and tokens until shared memory is too small for a matrix without zeros: refused as such, and only
+ * as such. */
+static void test_shared_memory(const spinfer_device *device)
+{
+    weights W = weights_random(300, 700, 1.0, SPINFER_FP16, 2);
+    job     jobs = job_default(&W, 64), *j = &jobs;
+    int     strips, stages, full = 0;
+    job_create(j, 3);
+    for (strips = 1; strips <= 8; strips *= 2)
+        for (stages = 2; stages <= 8; stages += 2) {
+            spinfer_plan plan = plan_for(&W.device, j->n, device);
+            plan.strips = strips;
+            plan.stages = stages;
+            plan.splits = 1;
+            plan.cluster = 0;
+            if (job_set_plan(j, &plan) == SPINFER_ERR_SMEM || job_launch(j, NULL) == SPINFER_ERR_SMEM) {
+                CHECK((uint64_t)strips * plan.warps_k * stages * SPINFER_RECORD_MAX_BYTES * 4 > (uint64_t)device->smem_per_block);
+                CHECK_CUDA(cudaDeviceSynchronize());
+                CHECK_CUDA(cudaPeekAtLastError());
+                buffer_check_unchanged(&j->Y);
+                full++;
+            } else {
+                CHECK_CUDA(cudaDeviceSynchronize());
+                buffer_upload(&j->Y);
+            }
+        }
+    CHECK(full > 0);
+    job_free(j);
+    weights_free(&W);
+}
+
+int main(void)
+{
+    const spinfer_device device = require_gpu();
+    weights              W = weights_random(130, 600, 0.5, SPINFER_FP16, 1);
+    job                  j = job_default(&W, 10);
+    spinfer_plan         split = plan_for(&W.device, 10, &device);
+    arguments            good;
+    size_t               nodes;
+    void                *impossible;
+    split.cluster = 0;
+    split.splits = 3;
+    job_create(&j, 2);
+
+    CHECK_SPINFER(job_set_plan(&j, NULL));
+    good = job_arguments(&j);
+    CHECK_SPINFER(launch_captured(&good, &nodes)); /* the good call does enqueue, so that 0 nodes mean something */
+    CHECK(nodes > 0);
+    test_arguments(&j, &device);
+    CHECK_SPINFER(job_set_plan(&j, &split));
+    test_workspace(&j, &device);
+    test_shared_memory(&device);
+
+    if (!small_run()) { /* compute-sanitizer would report the error that is made here */
+        CHECK(cudaMalloc(&impossible, (size_t)1 << 60) == cudaErrorMemoryAllocation);
+        CHECK(cudaPeekAtLastError() == cudaErrorMemoryAllocation);
+        CHECK_SPINFER(job_set_plan(&j, NULL));
+        test_arguments(&j, &device);
+        CHECK_SPINFER(job_set_plan(&j, &split));
+        test_workspace(&j, &device);
+        CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+    }
+    job_run(&j, NULL); /* and afterwards all is well */
+    printf("%d wrong calls refused\nOK\n", refusals);
+    job_free(&j);
+    weights_free(&W);
+    return 0;
+}
