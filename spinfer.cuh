@@ -103,7 +103,7 @@ typedef struct spinfer_plan {
                       (sm_90, splits <= 8); 0: they add through the workspace                                    */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16                                                      */
-    int bulk;      /* 1: records arrive by cp.async.bulk (sm_90); 0: by cp.async                                 */
+    int bulk; /* TEMPORARY */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
 } spinfer_plan;
@@ -535,12 +535,21 @@ SPINFER_DEVICE void spinfer_cp_async_arrive(uint32_t barrier)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-/* spinfer_bulk_copy() : one arrival on `barrier`, and starts one copy from global memory whose bytes it then waits for.
- * Both addresses and `bytes` are multiples of 16. sm_90. */
-SPINFER_DEVICE void spinfer_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+/* spinfer_mbarrier_arrive_expect() : one arrival; the phase also waits for `bytes` of bulk copies. sm_90.
+ * spinfer_bulk_copy() : starts one copy from global memory that reports its bytes to `barrier`. Both addresses and `bytes` are
+ * multiples of 16. sm_90. */
+SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
 {
 #if SPINFER_HAS_BULK_COPY
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+#else
+    __trap();
+#endif
+}
+
+SPINFER_DEVICE void spinfer_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+{
+#if SPINFER_HAS_BULK_COPY
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
                  "r"(bytes), "r"(barrier)
                  : "memory");
@@ -640,6 +649,7 @@ typedef struct spinfer_spmm_args {
     uint16_t       *Y;
     uint64_t        ldx, ldy;
     uint32_t        n;
+    uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     float           alpha, beta;
     uint32_t       *counters; /* [row groups * token blocks], zero between launches                        */
     float          *partials; /* [row groups * token blocks][splits][fragments][32 lanes][4]               */
@@ -675,70 +685,65 @@ SPINFER_DEVICE void spinfer_add_frag_c(spinfer_frag_c *sum, spinfer_frag_c c)
 
 /* Where a block works. */
 typedef struct spinfer_block {
-    uint32_t row_group, split, token; /* token: first column of Y                  */
-    uint32_t k_begin, k_end;          /* GroupTile columns of its range of K       */
-    uint32_t pieces;                  /* of X, x_cols columns each                 */
-    uint32_t id;                      /* row group, counted over all token blocks  */
+    uint32_t row_group, split;
+    uint32_t token;      /* first column of Y                                     */
+    uint32_t k_begin;    /* first GroupTile column of its range of K              */
+    uint32_t cols;       /* GroupTile columns of its range                        */
+    uint32_t id;         /* row group, counted over all token blocks              */
+    uint32_t strip, part; /* of the calling warp: strip in the block, part of K   */
 } spinfer_block;
 
-SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint32_t block_x, uint32_t block_y)
+SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint3 thread, uint3 index, uint32_t row_groups)
 {
-    const uint32_t splits = (uint32_t)args->plan.splits, x_cols = (uint32_t)args->plan.x_cols;
-    const uint64_t groups = spinfer_col_groups(args->W.cols);
-    spinfer_block  b;
-    b.row_group = block_x / splits;
-    b.split = block_x - b.row_group * splits;
-    b.token = block_y * (uint32_t)args->plan.tokens;
-    b.k_begin = (uint32_t)(groups * b.split / splits);
-    b.k_end = (uint32_t)(groups * (b.split + 1) / splits);
-    b.pieces = (b.k_end - b.k_begin + x_cols - 1) / x_cols;
-    b.id = block_y * spinfer_plan_row_groups(&args->plan, args->W.rows) + b.row_group;
+    spinfer_block b;
+    b.row_group = index.x;
+    b.split = index.z;
+    b.token = index.y * (uint32_t)args->plan.tokens;
+    b.k_begin = b.split * args->k_step + (b.split < args->k_rest ? b.split : args->k_rest);
+    b.cols = args->k_step + (b.split < args->k_rest ? 1 : 0);
+    b.id = index.y * row_groups + b.row_group;
+    b.part = __shfl_sync(0xffffffffu, thread.y, 0); /* uniform, and now the compiler knows it */
+    b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
     return b;
 }
 
-/* A warp's stream of records. The offsets of record i wait in the registers of lane i % 32, loaded 32 records ahead. */
+/* A warp's stream of records, every warps_k-th of a strip. The offsets of its record i wait in the registers of lane i % 32,
+ * loaded 32 records ahead. */
 typedef struct spinfer_stream {
-    const uint32_t      *offsets;     /* of this lane's next record, in global memory   */
-    const unsigned char *data;
-    uint32_t             begin, end;  /* of this lane's next record, units of 16 bytes  */
-    uint32_t             step;        /* offsets from a record of this lane to its next */
-    uint32_t             left;        /* this lane's records behind the next            */
+    const uint32_t *offsets;    /* of this lane's record, in global memory         */
+    uint32_t        begin, end; /* of this lane's record, units of 16 bytes        */
+    uint32_t        col;        /* GroupTile column of this lane's record          */
+    uint32_t        next;       /* lane of the next record to fetch                */
 } spinfer_stream;
 
-SPINFER_DEVICE spinfer_stream spinfer_stream_init(const spinfer_matrix *W, uint64_t first, uint32_t stride, uint32_t count,
-                                                  int lane)
+SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 {
-    spinfer_stream s;
-    s.offsets = W->offsets + first + (uint64_t)stride * (uint32_t)lane;
-    s.data = (const unsigned char *)W->data;
-    s.step = 32 * stride;
-    s.left = count > (uint32_t)lane ? (count - 1 - (uint32_t)lane) / 32 : 0;
-    s.begin = s.end = 0;
-    if ((uint32_t)lane < count) {
-        s.begin = s.offsets[0];
-        s.end = s.offsets[1];
-    }
-    return s;
-}
-
-/* Starts the copy of record i into a stage. Scope: warp; everybody has left the stage before (warp barrier). */
-SPINFER_DEVICE void spinfer_stream_fetch(spinfer_stream *s, uint32_t i, uint32_t stage, uint32_t barrier, const int bulk, int lane)
-{
-    const int owner = (int)(i % 32);
-    if (SPINFER_HAS_BULK_COPY && bulk) {
-        if (lane == owner) spinfer_bulk_copy(stage, s->data + 16 * (uint64_t)s->begin, 16 * (s->end - s->begin), barrier);
-    } else {
-        const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, owner), end = __shfl_sync(0xffffffffu, s->end, owner);
-        for (uint32_t unit = (uint32_t)lane; unit < end - begin; unit += 32)
-            spinfer_cp_async_16(stage + 16 * unit, s->data + 16 * ((uint64_t)begin + unit), 16);
-        spinfer_cp_async_arrive(barrier);
-    }
-    if (lane == owner && s->left > 0) {
-        s->left--;
-        s->offsets += s->step;
+    if (s->col < cols) {
         s->begin = s->offsets[0];
         s->end = s->offsets[1];
     }
+}
+
+/* Starts the copy of the next record into a stage. Scope: warp; everybody has left the stage before (warp barrier). */
+SPINFER_DEVICE void spinfer_stream_fetch(spinfer_stream *s, const void *data, uint32_t cols, uint32_t warps_k, uint32_t stage,
+                                         uint32_t barrier, uint32_t lane)
+{
+#if !SPINFER_HAS_BULK_COPY
+    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)s->next), end = __shfl_sync(0xffffffffu, s->end, (int)s->next);
+    for (uint32_t unit = lane; unit < end - begin; unit += 32)
+        spinfer_cp_async_16(stage + 16 * unit, (const unsigned char *)data + 16 * ((uint64_t)begin + unit), 16);
+    spinfer_cp_async_arrive(barrier);
+#endif
+    if (lane == s->next) {
+#if SPINFER_HAS_BULK_COPY
+        spinfer_mbarrier_arrive_expect(barrier, 16 * (s->end - s->begin));
+        spinfer_bulk_copy(stage, (const unsigned char *)data + 16 * (uint64_t)s->begin, 16 * (s->end - s->begin), barrier);
+#endif
+        s->offsets += 32 * warps_k;
+        s->col += 32 * warps_k;
+        spinfer_stream_load(s, cols);
+    }
+    s->next = (s->next + 1) % 32;
 }
 
 /* Adds the value of the lane `distance` below to x, inside groups of four lanes. */
@@ -751,52 +756,66 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
                  : "r"(distance));
 }
 
-/* spinfer_scan_record() : fills the table of a record. Lane l handles BitmapTile l: its two words and where their values
- * begin. Table: [8 TCTiles][left low, left high, right low, right high] of {top word, place, bottom word, place}, the entries
- * of TCTiles 2, 3, 6, 7 exchanged in pairs (xor 1), so that the 32 lanes write to different banks.
- * Scope: warp; a warp barrier publishes the table. */
-SPINFER_DEVICE void spinfer_scan_record(uint32_t stage, uint32_t table, int lane)
+/* What a lane of a compute warp keeps in registers. Opaque to the compiler, which would compute it anew in the loop. */
+typedef struct spinfer_lane {
+    uint32_t          words;   /* bytes from a stage to the lane's BitmapTile (number `lane`)                */
+    uint32_t          offset;  /* bytes from a stage to the tc_offset of that tile                           */
+    uint32_t          write;   /* where the lane writes into the table of its warp                           */
+    uint32_t          read;    /* where the lane reads TCTile 0 in the table of its warp                     */
+    spinfer_quad_lane quad;
+} spinfer_lane;
+
+/* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high, right
+ * low, right high words. In TCTiles 2, 3, 6, 7 the low and high entries are exchanged (xor 16), so that the 32 lanes write to
+ * different banks. */
+SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
 {
-    const uint32_t tc = (uint32_t)lane / 4, bt = (uint32_t)lane % 4;
-    const uint32_t entry = table + 64 * tc + 16 * ((2 * (bt % 2)) ^ (tc / 2 % 2)) + 8 * (bt / 2);
-    uint32_t       word[2], low, all, sum;
-    spinfer_shared_u32x2(stage + SPINFER_RECORD_BITMAPS + 8 * (uint32_t)lane, word);
+    const uint32_t tc = lane / 4, bt = lane % 4;
+    spinfer_lane   l;
+    l.words = SPINFER_RECORD_BITMAPS + 8 * lane;
+    l.offset = 2 * tc;
+    l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
+    l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
+    l.quad = spinfer_quad_lane_init((int)lane);
+    asm volatile("" : "+r"(l.words), "+r"(l.offset), "+r"(l.write), "+r"(l.read));
+    return l;
+}
+
+/* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their values
+ * begin. Scope: warp; a warp barrier publishes the table. */
+SPINFER_DEVICE void spinfer_scan_record(uint32_t stage, const spinfer_lane *l)
+{
+    uint32_t word[2], low, all, sum;
+    spinfer_shared_u32x2(stage + l->words, word);
+    const uint32_t before = spinfer_shared_u16(stage + l->offset);
     low = (uint32_t)__popc(word[0]);
     all = sum = low + (uint32_t)__popc(word[1]);
     spinfer_add_from_below(&sum, 1);
     spinfer_add_from_below(&sum, 2);
-    const uint32_t place = stage + SPINFER_RECORD_VALUES + 2 * (spinfer_shared_u16(stage + 2 * tc) + sum - all);
-    spinfer_shared_store_u32x2(entry, word[0], place);
-    spinfer_shared_store_u32x2(entry ^ 16, word[1], place + 2 * low);
-}
-
-/* spinfer_table_entry() : the lane's 16 bytes of TCTile t, relative to the table. */
-SPINFER_DEVICE uint32_t spinfer_table_entry(const int t, int lane)
-{
-    return (uint32_t)(64 * t + 16 * ((2 * spinfer_lane_tile(lane) + spinfer_lane_half(lane)) ^ (t / 2 % 2)));
+    const uint32_t place = stage + SPINFER_RECORD_VALUES + 2 * (before + sum - all);
+    spinfer_shared_store_u32x2(l->write, word[0], place);
+    spinfer_shared_store_u32x2(l->write ^ 16, word[1], place + 2 * low);
 }
 
 /* spinfer_multiply_record() : sums += record * X for 64 rows, 32 columns, 8 * n_frags tokens.
  *
  *   sums      [4 row tiles][n_frags]
- *   entry     table + the lane's entry of TCTile 0
  *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the record
  *   x_stride  bytes from token to token
  *
  * Table entry and rank of the next TCTile are fetched while the values of this one are on their way. */
 SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                            spinfer_frag_b *x_frags, uint32_t entry, uint32_t x, uint32_t x_stride,
-                                            spinfer_quad_lane quad)
+                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x, uint32_t x_stride)
 {
     uint32_t e[4], place[2], bits[2];
-    spinfer_shared_u32x4(entry, e);
-    spinfer_quad_locate(e[0], e[1], quad, &place[0], &bits[0]);
-    spinfer_quad_locate(e[2], e[3], quad, &place[1], &bits[1]);
+    spinfer_shared_u32x4(l->read, e);
+    spinfer_quad_locate(e[0], e[1], l->quad, &place[0], &bits[0]);
+    spinfer_quad_locate(e[2], e[3], l->quad, &place[1], &bits[1]);
     SPINFER_UNROLL
     for (int t = 0; t < SPINFER_GROUP_TC_TILES; t++) {
         uint32_t       top[4], bottom[4];
         spinfer_frag_a a;
-        if (t + 1 < SPINFER_GROUP_TC_TILES) spinfer_shared_u32x4((entry ^ 16 * ((t + 1) / 2 % 2)) + 64 * (t + 1), e);
+        if (t + 1 < SPINFER_GROUP_TC_TILES) spinfer_shared_u32x4((l->read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1), e);
         if (t % 4 == 0) {
             SPINFER_UNROLL
             for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + 32 * (t / 4) + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
@@ -804,8 +823,8 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
         spinfer_quad_load(place[0], bits[0], top);
         spinfer_quad_load(place[1], bits[1], bottom);
         if (t + 1 < SPINFER_GROUP_TC_TILES) {
-            spinfer_quad_locate(e[0], e[1], quad, &place[0], &bits[0]);
-            spinfer_quad_locate(e[2], e[3], quad, &place[1], &bits[1]);
+            spinfer_quad_locate(e[0], e[1], l->quad, &place[0], &bits[0]);
+            spinfer_quad_locate(e[2], e[3], l->quad, &place[1], &bits[1]);
         }
         a.r[0] = spinfer_pack(top[0], top[1]);
         a.r[1] = spinfer_pack(bottom[0], bottom[1]);
@@ -816,63 +835,71 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
     }
 }
 
-/* spinfer_fetch_x() : starts the copy of a piece of X into its slot; the arrivals of the 32 lanes complete its `full` barrier.
- * Columns from K up to a whole GroupTile become zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only
- * reach columns of Y that nobody stores. Scope: warp. */
-SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                    uint32_t piece, int lane)
+/* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range, into a
+ * slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become zeros, because
+ * 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
+SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t col,
+                                    uint32_t slot, uint32_t lane)
 {
-    const spinfer_smem layout = args->layout;
-    const uint32_t     x_cols = (uint32_t)args->plan.x_cols, tokens = (uint32_t)args->plan.tokens;
-    const uint32_t slot = piece % (uint32_t)args->plan.x_pieces, full = smem + layout.x_full + 8 * slot;
+    const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols, stride = args->layout.x_stride;
     const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
-    const uint32_t group = block->k_begin + piece * x_cols; /* first GroupTile column of the piece */
-    const uint32_t groups = block->k_end - group < x_cols ? block->k_end - group : x_cols;
-    const uint32_t col = group * SPINFER_GROUP_COLS, cols = args->W.cols - col; /* columns that exist from here on */
-    const bool     aligned = (uint64_t)args->X % 16 == 0 && args->ldx % 8 == 0;
-    uint32_t       to = smem + layout.x + slot * tokens * layout.x_stride;
-    const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + col;
-    SPINFER_NO_UNROLL
-    for (uint32_t row = 0; row < rows; row++, to += layout.x_stride, from += args->ldx) {
+    const uint32_t groups = block->cols - col < x_cols ? block->cols - col : x_cols;
+    const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* first column of X and how many there are */
+    const uint32_t width = args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
+    const uint32_t to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
+    const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
+    const bool      aligned = ((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0;
+
+    if (aligned) { /* a lane copies whole rows */
         SPINFER_NO_UNROLL
-        for (uint32_t chunk = (uint32_t)lane; chunk < 4 * groups; chunk += 32) { /* 8 columns, 16 bytes */
-            const uint32_t left = 8 * chunk < cols ? cols - 8 * chunk : 0, valid = left < 8 ? left : 8;
-            if (aligned) {
-                spinfer_cp_async_16(to + 16 * chunk, from + (valid ? 8 * chunk : 0), 2 * valid);
-            } else {
-                for (uint32_t i = 0; i < 8; i++)
-                    spinfer_shared_store_u16(to + 16 * chunk + 2 * i, i < valid ? from[8 * chunk + i] : (uint16_t)0);
-            }
-        }
-    }
-    if (aligned)
+        for (uint32_t row = lane; row < rows; row += 32)
+            for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
+                spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
+#if SPINFER_HAS_BULK_COPY
+        spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
+        SPINFER_NO_UNROLL
+        for (uint32_t row = lane; row < rows; row += 32) spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+#else
+        SPINFER_NO_UNROLL
+        for (uint32_t row = 0; row < rows; row++)
+            for (uint32_t at = 8 * lane; at < width; at += 256) spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
         spinfer_cp_async_arrive(full);
-    else
+#endif
+    } else {
+        SPINFER_NO_UNROLL
+        for (uint32_t row = 0; row < rows; row++)
+            SPINFER_NO_UNROLL
+            for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
+                spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
         spinfer_mbarrier_arrive(full);
+    }
 }
 
 /* spinfer_compute_warp() : all records of one warp. */
 SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                          spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const spinfer_block *block,
-                                         uint32_t smem, uint32_t warp, int lane)
+                                         uint32_t smem, uint32_t lane)
 {
-    const spinfer_plan     *plan = &args->plan;
-    const spinfer_smem      layout = args->layout;
-    const spinfer_quad_lane quad = spinfer_quad_lane_init(lane);
-    const uint32_t          stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
-    const uint32_t          warps = (uint32_t)plan->strips * warps_k, x_pieces = (uint32_t)plan->x_pieces;
-    const uint32_t          strip = block->row_group * (uint32_t)plan->strips + warp / warps_k, first = warp % warps_k;
-    const uint32_t          cols = block->k_end - block->k_begin;
-    const uint32_t count = strip < spinfer_row_groups(args->W.rows) && first < cols ? (cols - first + warps_k - 1) / warps_k : 0;
-    const uint32_t barriers = smem + 8 * warp * stages, ring = smem + layout.stages + warp * stages * layout.stage;
-    const uint32_t table = smem + layout.tables + 512 * warp, entry = table + spinfer_table_entry(0, lane);
-    const uint32_t x_lane = smem + layout.x + (uint32_t)(lane / 4) * layout.x_stride + (uint32_t)(lane % 4) * 8;
-    uint32_t       item = 0, stage = 0, parity = 0, x_slot = 0, x_parity = 0;
+    const spinfer_plan *plan = &args->plan;
+    const spinfer_smem  layout = args->layout;
+    const uint32_t      stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
+    const uint32_t      warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
+    const uint32_t      x_pieces = (uint32_t)plan->x_pieces, strip = block->row_group * (uint32_t)plan->strips + block->strip;
+    const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
+    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.stages + warp * stages * layout.stage;
+    const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8;
+    const spinfer_lane  l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
+    uint32_t            stage = 0, parity = 0, x_slot = 0, x_parity = 0, col = block->part;
 
-    spinfer_stream stream = spinfer_stream_init(&args->W, (uint64_t)strip * args->W.group_ld + block->k_begin + first, warps_k,
-                                                count, lane);
+    spinfer_stream stream;
+    stream.begin = stream.end = stream.next = 0;
+    stream.col = block->part + warps_k * lane;
+    stream.offsets = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin + stream.col;
+    spinfer_stream_load(&stream, cols);
     if (lane == 0) {
-        for (uint32_t s = 0; s < stages; s++) spinfer_mbarrier_init(barriers + 8 * s, SPINFER_HAS_BULK_COPY && plan->bulk ? 1 : 32);
+        SPINFER_NO_UNROLL
+        for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
+        SPINFER_NO_UNROLL
         for (uint32_t i = warp; i < x_pieces; i += warps) {
             spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
             spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
@@ -886,36 +913,39 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
 #if SPINFER_HAS_DEPENDENT
             asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
-            for (uint32_t i = warp; i < x_pieces && i < block->pieces; i += warps) spinfer_fetch_x(args, block, smem, i, lane);
+            SPINFER_NO_UNROLL
+            for (uint32_t i = warp; i < x_pieces && i * x_cols < block->cols; i += warps)
+                spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
         } else {
-            for (uint32_t i = 0; i < stages && i < count; i++)
-                spinfer_stream_fetch(&stream, i, ring + i * layout.stage, barriers + 8 * i, plan->bulk, lane);
+            SPINFER_NO_UNROLL
+            for (uint32_t i = 0; i < stages && col + i * warps_k < cols; i++)
+                spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, ring + i * layout.stage, barriers + 8 * i, lane);
         }
     }
     __syncthreads(); /* the barriers of X are ready for all */
 
     SPINFER_NO_UNROLL
-    for (uint32_t piece = 0; piece < block->pieces; piece++) {
+    for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
+        const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
+        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride + 64 * block->part;
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, x_parity);
-        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride + 64 * first;
-        const uint32_t end = (piece + 1) * (x_cols / warps_k);
         SPINFER_NO_UNROLL
-        for (; item < end && item < count; item++) {
-            const uint32_t at = ring + stage * layout.stage;
-            spinfer_mbarrier_wait(barriers + 8 * stage, parity);
-            spinfer_scan_record(at, table, lane);
+        for (; col < end; col += warps_k, x += 64 * warps_k) {
+            const uint32_t at = ring + stage * layout.stage, barrier = barriers + 8 * stage;
+            spinfer_mbarrier_wait(barrier, parity);
+            spinfer_scan_record(at, &l);
             __syncwarp(); /* the table is complete */
-            spinfer_multiply_record(dtype, n_frags, sums, x_frags, entry, x, layout.x_stride, quad);
+            spinfer_multiply_record(dtype, n_frags, sums, x_frags, &l, x, layout.x_stride);
             __syncwarp(); /* all lanes have read stage and table */
-            if (item + stages < count) spinfer_stream_fetch(&stream, item + stages, at, barriers + 8 * stage, plan->bulk, lane);
-            x += 64 * warps_k;
+            if (col + stages * warps_k < cols) spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, at, barrier, lane);
             if (++stage == stages) stage = 0, parity ^= 1;
         }
-        if (piece + x_pieces < block->pieces) { /* the last warp that leaves a slot fills it again */
+        if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
             __syncwarp(); /* all lanes have read the piece */
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
-            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) spinfer_fetch_x(args, block, smem, piece + x_pieces, lane);
+            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1)
+                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
         }
         if (++x_slot == x_pieces) x_slot = 0, x_parity ^= 1;
     }
@@ -988,21 +1018,22 @@ SPINFER_DEVICE spinfer_frag_c spinfer_cluster_load_frag_c(uint32_t address, uint
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
  * Fragment f of a block is row tile f / n_frags (of 4 * strips), tokens 8 * (f % n_frags) on. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
-                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t warp,
-                                   uint32_t *last, int lane)
+                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t *last,
+                                   int lane)
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t strips = (uint32_t)plan->strips, warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits;
-    const uint32_t warps = strips * warps_k, frags = strips * 4 * (uint32_t)n_frags;
+    const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part, frags = strips * 4 * (uint32_t)n_frags;
     const uint32_t scratch = smem + args->layout.stages + 16 * (uint32_t)lane;
     const uint32_t row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
 
     __syncthreads(); /* all warps have left their stages and X: the space is free */
-    const uint32_t at = scratch + (warp % warps_k * frags + warp / warps_k * 4 * (uint32_t)n_frags) * 512;
+    const uint32_t at = scratch + (block->part * frags + block->strip * 4 * (uint32_t)n_frags) * 512;
     SPINFER_UNROLL
     for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(at + (uint32_t)f * 512, sums[f]);
     __syncthreads(); /* the sums of all warps are visible */
 
+    SPINFER_NO_UNROLL
     for (uint32_t f = warp; f < frags; f += warps) {
         spinfer_frag_c sum = spinfer_shared_load_frag_c(scratch + f * 512);
         for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(scratch + (k * frags + f) * 512));
@@ -1018,6 +1049,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
 #if SPINFER_HAS_CLUSTER
     if (plan->cluster) { /* block rank == split */
         spinfer_cluster_barrier(); /* the sums of all blocks of the cluster are visible */
+        SPINFER_NO_UNROLL
         for (uint32_t f = block->split + splits * warp; f < frags; f += splits * warps) {
             spinfer_frag_c sum = spinfer_cluster_load_frag_c(scratch + f * 512, 0);
             for (uint32_t k = 1; k < splits; k++) spinfer_add_frag_c(&sum, spinfer_cluster_load_frag_c(scratch + f * 512, k));
@@ -1031,6 +1063,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     if (warp == 0 && lane == 0) *last = spinfer_arrive_global(args->counters + block->id);
     __syncthreads(); /* .. and counted; `last` is visible */
     if (*last != splits - 1) return;
+    SPINFER_NO_UNROLL
     for (uint32_t f = warp; f < frags; f += warps) { /* the last block of the row group adds them all */
         spinfer_frag_c sum = spinfer_global_load_frag_c(spinfer_partial(args, block, frags, 0, f, lane));
         for (uint32_t k = 1; k < splits; k++)
@@ -1040,22 +1073,23 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     if (warp == 0 && lane == 0) args->counters[block->id] = 0;
 }
 
-/* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. */
+/* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are (lane, part of
+ * K, strip), blocks are (row group, tokens, split): no division anywhere. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                        spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
-                                       uint32_t *last, uint32_t thread, uint32_t block_x, uint32_t block_y)
+                                       uint32_t *last, uint3 thread, uint3 index, uint32_t row_groups)
 {
-    const spinfer_block block = spinfer_block_init(args, block_x, block_y);
+    const spinfer_block block = spinfer_block_init(args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
-    const uint32_t      warp = __shfl_sync(0xffffffffu, thread / 32, 0); /* uniform, and the compiler knows it */
-    const int           lane = (int)(thread % 32);
+    uint32_t            lane = thread.x;
+    asm volatile("" : "+r"(lane)); /* in a register, not read from the special register again and again */
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
     SPINFER_UNROLL
     for (int f = 0; f < 4 * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
-    spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, warp, lane);
-    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, warp, last, lane);
+    spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, lane);
+    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, last, (int)lane);
 }
 
 #endif /* __CUDA_ARCH__ */
@@ -1074,8 +1108,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
         __shared__ uint32_t last;                                                                                            \
         spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                             \
         spinfer_frag_b      x_frags[N_FRAGS];                                                                                \
-        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx.x, blockIdx.x,         \
-                           blockIdx.y);                                                                                      \
+        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx, blockIdx, gridDim.x); \
     }
 #else
 #define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                          \
@@ -1089,12 +1122,12 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 /* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and dispatches.
  * The number of warps sets the registers of a thread: 80, 80, 128, 255. */
 #define SPINFER_SPMM_VARIANTS(X)             \
-    X(fp16_n8, SPINFER_FP16, 8, 1, 24)       \
-    X(fp16_n16, SPINFER_FP16, 16, 2, 24)     \
+    X(fp16_n8, SPINFER_FP16, 8, 1, 28)       \
+    X(fp16_n16, SPINFER_FP16, 16, 2, 28)     \
     X(fp16_n32, SPINFER_FP16, 32, 4, 16)     \
     X(fp16_n64, SPINFER_FP16, 64, 8, 8)     \
-    X(bf16_n8, SPINFER_BF16, 8, 1, 24)       \
-    X(bf16_n16, SPINFER_BF16, 16, 2, 24)     \
+    X(bf16_n8, SPINFER_BF16, 8, 1, 28)       \
+    X(bf16_n16, SPINFER_BF16, 16, 2, 28)     \
     X(bf16_n32, SPINFER_BF16, 32, 4, 16)     \
     X(bf16_n64, SPINFER_BF16, 64, 8, 8)
 
@@ -1164,7 +1197,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double busy = cols * plan->strips * rate, serial = records * latency;
     const double x = cols * SPINFER_GROUP_COLS * 2.0 * (n < (size_t)plan->tokens ? (double)n : plan->tokens) / 40.0;
     const double ends = plan->strips * plan->warps_k * plan->tokens * 4.0 + (plan->splits > 1 ? (plan->cluster ? 1200.0 : 4000.0) : 0.0);
-    return ceil(blocks / device->sm_count) * (busy > serial ? busy : serial) + x + ends;
+    return ceil(blocks / device->sm_count) * ((busy > serial ? busy : serial) + x + ends + 6000.0);
 }
 
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into shared memory; false if it cannot. */
@@ -1215,7 +1248,6 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     memset(&p, 0, sizeof p);
     best = p;
     p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
-    p.bulk = device->compute >= 90;
     spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
     max_splits = spinfer_col_groups(W->cols) < 8 ? (int)spinfer_col_groups(W->cols) : 8;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
@@ -1292,7 +1324,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     compute = device.compute; /* what the GPU has and the code that was built for it uses */
     if (attributes.ptxVersion < compute) compute = attributes.ptxVersion;
     if (compute < 80) return SPINFER_ERR_ARCH;
-    if (compute < 90 && (args.plan.cluster || args.plan.bulk || args.plan.dependent)) return SPINFER_ERR_ARCH;
+    if (compute < 90 && (args.plan.cluster || args.plan.dependent)) return SPINFER_ERR_ARCH;
 
     args.W = *W;
     args.X = (const uint16_t *)X;
@@ -1300,22 +1332,24 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.ldx = ldx;
     args.ldy = ldy;
     args.n = (uint32_t)n;
+    args.k_step = spinfer_col_groups(W->cols) / (uint32_t)args.plan.splits;
+    args.k_rest = spinfer_col_groups(W->cols) % (uint32_t)args.plan.splits;
     args.alpha = alpha;
     args.beta = beta;
     args.counters = (uint32_t *)workspace;
     args.partials = needed ? (float *)workspace + SPINFER_WORKSPACE_COUNTERS : NULL;
     parameters[0] = &args;
 
-    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows) * (uint32_t)args.plan.splits,
-                          (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1), 1);
-    config.blockDim = dim3((uint32_t)(32 * args.plan.strips * args.plan.warps_k), 1, 1);
+    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows), (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1),
+                          (uint32_t)args.plan.splits);
+    config.blockDim = dim3(32, (uint32_t)args.plan.warps_k, (uint32_t)args.plan.strips);
     config.stream = stream;
     config.attrs = launch;
     if (args.plan.cluster) {
         launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        launch[config.numAttrs].val.clusterDim.x = (unsigned)args.plan.splits;
+        launch[config.numAttrs].val.clusterDim.x = 1;
         launch[config.numAttrs].val.clusterDim.y = 1;
-        launch[config.numAttrs].val.clusterDim.z = 1;
+        launch[config.numAttrs].val.clusterDim.z = (unsigned)args.plan.splits;
         config.numAttrs++;
     }
     if (args.plan.dependent) {

@@ -1,7 +1,7 @@
 /* baseline.h - what spinfer has to beat: the best dense product of cuBLAS and cublasLt, and cuSPARSE for contrast.
  *
- * All compute Y[M, n] = W[M, K] X[K, n] with fp32 accumulation. W is row-major, which BLAS reads as a column-major [K, M]
- * to be transposed; X and Y are column-major. */
+ * All compute Y[M, n] = W[M, K] X[K, n] with fp32 accumulation. W is row-major, which BLAS reads as a column-major
+ * [K, M] to be transposed; X and Y are column-major. */
 #ifndef SPINFER_BENCH_BASELINE_H
 #define SPINFER_BENCH_BASELINE_H
 
@@ -84,8 +84,8 @@ static inline void launch_gemm_ex(const void *context, int copy, cudaStream_t st
     const float one = 1, zero = 0;
     (void)stream; /* that of the handle */
     CHECK_CUBLAS(cublasGemmEx(g->handles->cublas, CUBLAS_OP_T, CUBLAS_OP_N, g->M, g->n, g->K, &one,
-                              g->W + (size_t)copy * g->stride, g->type, g->K, g->X, g->type, g->K, &zero, g->Y, g->y_type,
-                              g->M, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+                              g->W + (size_t)copy * g->stride, g->type, g->K, g->X, g->type, g->K, &zero, g->Y,
+                              g->y_type, g->M, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 /* ---- cublasLt -------------------------------------------------------------------------------- */
@@ -124,7 +124,8 @@ static inline double time_best_lt(const bench *b, const gemm *problem)
     int                             count = 0, i;
     g.problem = *problem;
     CHECK_CUBLAS(cublasLtMatmulDescCreate(&g.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    CHECK_CUBLAS(cublasLtMatmulDescSetAttribute(g.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose));
+    CHECK_CUBLAS(
+        cublasLtMatmulDescSetAttribute(g.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose));
     CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&g.W, problem->type, K, M, (int64_t)K));
     CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&g.X, problem->type, K, n, (int64_t)K));
     CHECK_CUBLAS(cublasLtMatrixLayoutCreate(&g.Y, problem->y_type, M, n, (int64_t)M));
@@ -165,8 +166,8 @@ static inline void launch_csr(const void *context, int copy, cudaStream_t stream
     const float        one = 1, zero = 0;
     (void)copy;
     (void)stream; /* that of the handle */
-    CHECK_CUSPARSE(cusparseSpMM(p->handle, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &one, p->W,
-                                p->X, &zero, p->Y, CUDA_R_32F, CUSPARSE_SPMM_ALG_DEFAULT, p->workspace));
+    CHECK_CUSPARSE(cusparseSpMM(p->handle, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &one,
+                                p->W, p->X, &zero, p->Y, CUDA_R_32F, CUSPARSE_SPMM_ALG_DEFAULT, p->workspace));
 }
 
 /* CSR with 32-bit indices, made of the dense matrix on the GPU. One copy only: where it fits into L2, cuSPARSE may have

@@ -2,9 +2,9 @@
  *
  *   bench_encode [rows [cols [repeats]]]      default 4096 4096 9
  *
- * Every case is decoded and compared bit by bit before it is timed; a wrong result is not timed. Medians. The rows say
- * how many threads ran: one, and all that OpenMP offers where the compiler has it. Times of `encode` cover the whole call,
- * so its capacity check as well; `sizes` is the pass that a caller needs before, to allocate. */
+ * Every case is decoded and compared bit by bit before it is timed; a wrong result is not timed. Medians of wall time,
+ * with one thread, and with all that OpenMP offers where the compiler has it. `encode` is the whole call, its capacity
+ * check included; `sizes` is the pass that a caller needs before it, to allocate. */
 #include <time.h>
 
 #include "common.h"
@@ -74,7 +74,9 @@ static void bench(size_t rows, size_t cols, double zeros, int repeats, int threa
     run_decode(&j);
     CHECK(memcmp(j.dense, j.decoded, 2 * rows * cols) == 0);
     printf("%zu,%zu,%.0f,%d", rows, cols, 100 * zeros, threads);
-    printf(",%.3f,%.3f,%.3f\n", rate(run_sizes, &j, repeats), rate(run_encode, &j, repeats), rate(run_decode, &j, repeats));
+    printf(",%.3f", rate(run_sizes, &j, repeats));
+    printf(",%.3f", rate(run_encode, &j, repeats));
+    printf(",%.3f\n", rate(run_decode, &j, repeats));
     free(j.dense);
     free(j.decoded);
     free_matrix(&j.W);

@@ -84,8 +84,9 @@ static void add_variant(spinfer_plan *list, int *count, const spinfer_plan *from
  * library refuses drops out when it is tried. */
 static int list_variants(const spinfer_plan *from, spinfer_plan *list)
 {
-    static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 6, 8}, warps_k[] = {1, 2, 3, 4, 6, 8, 12, 16, 24};
-    static const int splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16}, pieces[] = {1, 2, 3, 4, 6}, rounds[] = {1, 2, 3, 4, 6, 8};
+    static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 6, 8};
+    static const int warps_k[] = {1, 2, 3, 4, 6, 8, 12, 16, 24}, splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16};
+    static const int rounds[] = {1, 2, 3, 4, 6, 8}, pieces[] = {1, 2, 3, 4, 6};
     spinfer_plan     v;
     int              count = 0, i, j;
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
@@ -113,8 +114,8 @@ static int list_variants(const spinfer_plan *from, spinfer_plan *list)
     return count;
 }
 
-/* Walks from the plan of p to ever better neighbours. Leaves p's plan alone and puts what it found into the row. Returns
- * the number of variants with a wrong result. */
+/* Walks from the plan of p to ever better neighbours and puts the last one into the row. Returns the number of variants
+ * with a wrong result. */
 static int sweep_plans(const bench *b, const product *p, result *r)
 {
     const spinfer_plan none = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
@@ -224,11 +225,10 @@ static void report_row(run *run, const result *r)
 {
     const options *o = run->o;
     add_result(&run->all, r);
-    if (run->csv)
-        write_csv_row(run->csv, r, o->dtype == SPINFER_BF16 ? "bf16" : "fp16", o->wanda ? "wanda" : "iid", o->bandwidth);
-    fprintf(stderr, "[%d/%d, %.0f s] %-20s n=%-2d %d%%  %.2f us (dependent %.2f), cuBLAS %.2f: %.2fx, %.0f%%", run->done,
-            total_rows(o), seconds() - run->start, r->layer.name, r->n, r->zeros, r->us, r->us_dependent, r->cublas_us,
-            speedup(r), 100 * roofline_us(r, o->bandwidth) / r->us);
+    if (run->csv) write_csv_row(run->csv, r, dtype_name(o), mask_name(o), o->bandwidth);
+    fprintf(stderr, "[%d/%d, %.0f s] %-20s n=%-2d %d%%  %.2f us (dependent %.2f), cuBLAS %.2f: %.2fx, %.0f%%",
+            run->done, total_rows(o), seconds() - run->start, r->layer.name, r->n, r->zeros, r->us, r->us_dependent,
+            r->cublas_us, speedup(r), 100 * roofline_us(r, o->bandwidth) / r->us);
     if (o->sweep) {
         char text[PLAN_TEXT];
         fprintf(stderr, ", best plan %.2f us: %s", r->best_us, plan_text(r->best_plan, text));
@@ -259,8 +259,8 @@ static int run_layer(run *run, const shape *s, int zeros, const uint16_t *host_W
     return in_time;
 }
 
-/* One shape at every sparsity. The sparsities rise and the seed stays, so that each mask removes from what the one before
- * left. Returns 0 when the budget is spent. */
+/* One shape at every sparsity. They rise and the seed stays, so that each mask removes from what the one before left.
+ * Returns 0 when the budget is spent. */
 static int run_shape(run *run, const shape *s)
 {
     const options *o = run->o;
@@ -300,8 +300,8 @@ static void predict_row(const options *o, result *r)
     r->us = o->fixed_us + (cycles_us > read_us ? cycles_us : read_us);
     r->cublas_us = o->fixed_us + (dense_bytes(s) + token_bytes(s, r->n)) / (1e3 * o->bandwidth);
     r->us_dependent = r->best_us = NAN;
-    printf("%-22s %6zu x %-6zu n=%-3d %2d%%  dense %8.2f us, sparse %8.2f us (bound by %s), %.2fx: %s\n", s->name, s->M, s->K,
-           r->n, r->zeros, r->cublas_us, r->us, cycles_us > read_us ? "decode" : "bytes", speedup(r),
+    printf("%-22s %6zu x %-6zu n=%-3d %2d%%  dense %8.2f us, sparse %8.2f us (bound by %s), %.2fx: %s\n", s->name, s->M,
+           s->K, r->n, r->zeros, r->cublas_us, r->us, cycles_us > read_us ? "decode" : "bytes", speedup(r),
            speedup(r) > 1 ? "pays" : "does not pay");
 }
 
@@ -331,8 +331,8 @@ static void print_model(const options *o, const results *all)
     int          z, t;
     printf("\n%s: linear layers of %d blocks, without attention and vocabulary; one step yields n tokens\n", m->name,
            m->blocks);
-    printf("%5s %6s | %9s %9s %8s | %9s %9s | %12s %12s | %12s %12s\n", "n", "zeros", "dense ms", "sparse ms", "speed-up",
-           "dense GB", "sparse GB", "dense ms/tok", "sparse", "dense GB/tok", "sparse");
+    printf("%5s %6s | %9s %9s %8s | %9s %9s | %12s %12s | %12s %12s\n", "n", "zeros", "dense ms", "sparse ms",
+           "speed-up", "dense GB", "sparse GB", "dense ms/tok", "sparse", "dense GB/tok", "sparse");
     for (z = 0; z < o->zeros_count; z++)
         for (t = 0; t < o->n_count; t++) {
             const int n = o->n[t];
@@ -351,8 +351,8 @@ static void print_model(const options *o, const results *all)
             }
             if (found < o->shape_count) continue; /* stopped by the budget, narrowed by a failure */
             printf("%5d %5d%% | %9.3f %9.3f %7.2fx | %9.3f %9.3f | %12.4f %12.4f | %12.4f %12.4f\n", n, o->zeros[z],
-                   dense_ms, sparse_ms, dense_ms / sparse_ms, dense_gb, sparse_gb, dense_ms / n, sparse_ms / n, dense_gb / n,
-                   sparse_gb / n);
+                   dense_ms, sparse_ms, dense_ms / sparse_ms, dense_gb, sparse_gb, dense_ms / n, sparse_ms / n,
+                   dense_gb / n, sparse_gb / n);
         }
 }
 
@@ -378,8 +378,8 @@ static void write_csv_comments(FILE *csv, const bench *b, const baseline *handle
     fprintf(csv, "# spinfer: %d.%d.%d\n", SPINFER_VERSION_MAJOR, SPINFER_VERSION_MINOR, SPINFER_VERSION_PATCH);
     if (o->tag) fprintf(csv, "# tag: %s\n", o->tag);
     strftime(line, sizeof line, "%Y-%m-%d %H:%M UTC", gmtime(&now));
-    fprintf(csv, "# date: %s\n# l2 bytes: %zu\n# sms: %d\n# clock MHz: %d\n# read GB/s: %.1f\n", line, b->l2_bytes, o->sms,
-            o->clock_mhz, b->bandwidth);
+    fprintf(csv, "# date: %s\n# l2 bytes: %zu\n# sms: %d\n# clock MHz: %d\n# read GB/s: %.1f\n", line, b->l2_bytes,
+            o->sms, o->clock_mhz, b->bandwidth);
     fprintf(csv, "# weights: %s\n# repeats: %d\n", b->hot ? "hot, one copy" : "cold, copies beyond 3x L2", b->repeats);
 }
 

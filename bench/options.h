@@ -18,14 +18,14 @@ typedef struct options {
     spinfer_dtype dtype;
     int           wanda, hot, sweep, predict, repeats;
     cusparse_rows cusparse;
-    double        budget;                           /* seconds                             */
+    double        budget;                           /* seconds; 0: no limit                */
     double        bandwidth, decode_rate, fixed_us; /* of --predict; 0: measured, default  */
     int           sms, clock_mhz;                   /* of --predict; 0: this GPU           */
 } options;
 
 /* What --predict assumes where the command line says nothing: weights that an SM expands per clock, and the part of a
- * call that no byte explains. Both from an H200, N = 16: a 28672 x 8192 layer at 50 to 70 % zeros took 71 to 75 us whatever
- * its bytes; cuBLAS took 4 to 5 us more than its bytes need on layers from 4096 x 4096 to 28672 x 8192. */
+ * call that no byte explains. Both from an H200 at N = 16: a prototype took 71 to 75 us for a 28672 x 8192 layer at 50
+ * to 70 % zeros, whatever its bytes; cuBLAS takes 4 to 5 us more than its bytes need, from 4096 x 4096 to 28672 x 8192. */
 static const double default_decode_rate = 12.8, default_fixed_us = 5.0;
 
 static const char *const help =
@@ -68,12 +68,17 @@ typedef struct model {
 
 /* The linear layers of one transformer block; `count` is how often. */
 static const model models[] = {
-    {"llama3_8b", 32, {{"qo", 4096, 4096, 2}, {"kv", 1024, 4096, 2}, {"gate_up", 14336, 4096, 2}, {"down", 4096, 14336, 1}}},
-    {"llama3_70b", 80, {{"qo", 8192, 8192, 2}, {"kv", 1024, 8192, 2}, {"gate_up", 28672, 8192, 2}, {"down", 8192, 28672, 1}}},
+    {"llama3_8b", 32,
+     {{"qo", 4096, 4096, 2}, {"kv", 1024, 4096, 2}, {"gate_up", 14336, 4096, 2}, {"down", 4096, 14336, 1}}},
+    {"llama3_70b", 80,
+     {{"qo", 8192, 8192, 2}, {"kv", 1024, 8192, 2}, {"gate_up", 28672, 8192, 2}, {"down", 8192, 28672, 1}}},
     {"opt_13b", 40, {{"qkvo", 5120, 5120, 4}, {"fc1", 20480, 5120, 1}, {"fc2", 5120, 20480, 1}}},
     {"opt_30b", 48, {{"qkvo", 7168, 7168, 4}, {"fc1", 28672, 7168, 1}, {"fc2", 7168, 28672, 1}}},
     {"opt_66b", 64, {{"qkvo", 9216, 9216, 4}, {"fc1", 36864, 9216, 1}, {"fc2", 9216, 36864, 1}}},
 };
+
+static inline const char *dtype_name(const options *o) { return o->dtype == SPINFER_BF16 ? "bf16" : "fp16"; }
+static inline const char *mask_name(const options *o) { return o->wanda ? "wanda" : "iid"; }
 
 static inline void usage_error(const char *what, const char *argument)
 {
@@ -235,7 +240,7 @@ static inline options parse_options(int argc, char **argv)
             add_shape(&o, value, M, K, 1);
         else usage_error("unknown option, or a value that it does not take:", name);
     }
-    if (o.predict && (o.csv || o.sweep)) usage_error("measures nothing and goes without --csv and --sweep:", "--predict");
+    if (o.predict && (o.csv || o.sweep)) usage_error("no --csv, no --sweep: nothing is measured with", "--predict");
     if (o.model) add_model(&o, find_model(o.model));
     if (o.shape_count == 0) read_shapes(&o, shapes);
     for (i = 0; i < o.shape_count; i++)

@@ -58,7 +58,10 @@ static const struct {
 };
 enum { PLAN_FIELDS = sizeof plan_fields / sizeof *plan_fields, PLAN_TEXT = 160 };
 
-static inline int *plan_field(spinfer_plan *plan, int field) { return (int *)((char *)plan + plan_fields[field].offset); }
+static inline int *plan_field(spinfer_plan *plan, int field)
+{
+    return (int *)((char *)plan + plan_fields[field].offset);
+}
 
 /* "tokens=16 strips=2 ..." */
 static inline const char *plan_text(spinfer_plan plan, char *text)
@@ -92,8 +95,9 @@ static inline int override_plan(spinfer_plan *plan, const char *text)
 
 /* ---- CSV ------------------------------------------------------------------------------------- */
 
+/* The weight as 16-bit numbers, and X with Y. */
 static inline double dense_bytes(const shape *s) { return 2.0 * (double)s->M * (double)s->K; }
-static inline double token_bytes(const shape *s, int n) { return 2.0 * (double)n * (double)(s->M + s->K); } /* X and Y */
+static inline double token_bytes(const shape *s, int n) { return 2.0 * (double)n * (double)(s->M + s->K); }
 
 /* Time in which a perfect kernel reads the encoded weight and X and writes Y. */
 static inline double roofline_us(const result *r, double bandwidth)

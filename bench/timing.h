@@ -50,9 +50,9 @@ static inline int copies_beyond_l2(const bench *b, size_t bytes)
     return b->hot ? 1 : copies < 2 ? 2 : (int)copies;
 }
 
-/* Times a launch that reads `bytes`. The graph holds whole rounds over the copies, so that every copy waits equally long
- * for its turn also from one replay to the next, and enough of them for 300 us, so that the start of a replay is lost
- * in it: no launch is faster than its bytes, and none of those measured took less than 2 us beside them. */
+/* Times a launch that reads `bytes`. The graph holds whole rounds over the copies, so that every copy waits equally
+ * long for its turn, also from one replay to the next. It holds enough of them for about 300 us, in which the start of
+ * a replay is lost: no cold launch is faster than its bytes, nor than 2 us. */
 static inline timing time_launches(const bench *b, launch_function *launch, const void *context, int copies,
                                    double bytes)
 {

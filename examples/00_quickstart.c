@@ -182,7 +182,7 @@ static int check(const options *o, const uint16_t *dense, const uint16_t *X, con
 {
     const int    is_fp16 = o->dtype == SPINFER_FP16;
     const double rounding = is_fp16 ? 0x1p-11 : 0x1p-8, largest = is_fp16 ? 65504 : 3.38e38;
-    const double underflow = is_fp16 ? 0x1p-25 : (double)o->cols * 0x1p-126;
+    const double underflow = is_fp16 ? 0x1p-25 : (double)o->cols * 0x1p-126; /* half a subnormal, or lost products */
     const size_t affordable = ((size_t)1 << 28) / (o->rows * o->cols) + 1;
     const size_t tokens = o->n < affordable ? o->n : affordable;
     double       worst = -1, worst_error = 0, worst_allowed = 0;

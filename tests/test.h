@@ -55,7 +55,8 @@ static inline void fill_random(uint16_t *dense, size_t rows, size_t cols, size_t
 static inline size_t span(size_t rows, size_t cols, size_t ld) { return (rows - 1) * ld + cols; }
 
 /* Encodes into fenced arrays of exactly the size that was asked for. */
-static inline spinfer_matrix encode_fenced(const uint16_t *dense, size_t rows, size_t cols, size_t ld, spinfer_dtype dtype)
+static inline spinfer_matrix encode_fenced(const uint16_t *dense, size_t rows, size_t cols, size_t ld,
+                                           spinfer_dtype dtype)
 {
     spinfer_sizes  sizes;
     spinfer_matrix W;
@@ -64,7 +65,8 @@ static inline spinfer_matrix encode_fenced(const uint16_t *dense, size_t rows, s
     CHECK_SPINFER(spinfer_encode_sizes(dense, rows, cols, ld, &sizes));
     offsets = (uint32_t *)allocate_fenced((size_t)sizes.offsets_bytes);
     data = allocate_fenced((size_t)sizes.data_bytes);
-    CHECK_SPINFER(spinfer_encode(dense, rows, cols, ld, dtype, offsets, sizes.offsets_bytes, data, sizes.data_bytes, &W));
+    CHECK_SPINFER(spinfer_encode(dense, rows, cols, ld, dtype, offsets, sizes.offsets_bytes, data, sizes.data_bytes,
+                                 &W));
     CHECK(W.data_bytes == sizes.data_bytes && W.max_record == sizes.max_record);
     return W;
 }

@@ -1,5 +1,5 @@
-/* Risk: a weight that is lost, moved or changed on the way through encode and decode, or a byte touched that is not ours.
- * Every buffer has the exact size and ends at an unreadable page (test.h). */
+/* Risk: a weight that is lost, moved or changed on the way through encode and decode, or a byte touched that is not
+ * ours. Every buffer has the exact size and ends at an unreadable page (test.h). */
 #include "test.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -136,7 +136,8 @@ static void test_errors(void)
 {
     const size_t   big = SPINFER_MAX_DIM;
     uint16_t       dense[65 * 40];
-    uint64_t       offsets[8], data[512];
+    uint32_t       offsets[16];
+    uint64_t       data[512];
     spinfer_sizes  sizes;
     spinfer_matrix W;
     uint64_t       bytes;
@@ -166,8 +167,8 @@ static void test_errors(void)
     memset(data, POISON, sizeof data);
     memset(&W, POISON, sizeof W);
     CHECK(spinfer_encode(dense, 65, 40, 40, SPINFER_FP16, NULL, 64, data, 4096, &W) == SPINFER_ERR_NULL);
-    CHECK(spinfer_encode(dense, 65, 40, 40, SPINFER_FP16, (uint32_t *)offsets, 64, NULL, 4096, &W) == SPINFER_ERR_NULL);
-    CHECK(spinfer_encode(dense, 65, 40, 40, SPINFER_FP16, (uint32_t *)offsets, 64, data, 4096, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_encode(dense, 65, 40, 40, SPINFER_FP16, offsets, 64, NULL, 4096, &W) == SPINFER_ERR_NULL);
+    CHECK(spinfer_encode(dense, 65, 40, 40, SPINFER_FP16, offsets, 64, data, 4096, NULL) == SPINFER_ERR_NULL);
     CHECK(is_poison(offsets, sizeof offsets) && is_poison(data, sizeof data) && is_poison(&W, sizeof W));
 
     memset(&sizes, POISON, sizeof sizes);
@@ -243,7 +244,7 @@ int main(void)
     test_errors();
     test_decode_errors();
     test_threads();
-    printf("encode: %lld matrices bit-exact through encode and decode, all 65536 patterns, all 4096 places of 2 GroupTiles, "
-           "wrong arguments, every shorter capacity: OK\n", shapes_tested);
+    printf("encode: %lld matrices bit-exact through encode and decode, all 65536 patterns, all 4096 places of 2 "
+           "GroupTiles, wrong arguments, every shorter capacity: OK\n", shapes_tested);
     return 0;
 }

@@ -118,7 +118,7 @@ int main(void)
         test_low_payload(&kinds[i]);
         swept += test_sweep(&kinds[i]);
     }
-    printf("floats: fp16 and bf16, all 65536 patterns, all midpoints and their neighbours, %lld fp32 values of both signs: "
-           "OK\n", swept);
+    printf("floats: fp16 and bf16, all 65536 patterns, all midpoints and their neighbours, %lld fp32 values of both "
+           "signs: OK\n", swept);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* Risk: the bytes of the format change under files that exist. The arrays below were written by hand from the format
- * specification (section 2 of spinfer_encode.h); they must never change for SPINFER_FORMAT_VERSION 1. Bytes that are not
- * named are zero. In a record: tc_offsets at 0, bitmaps at 16 + 8 * BitmapTile, values at 272, all little-endian. */
+ * specification (section 2 of spinfer_encode.h); they must never change for SPINFER_FORMAT_VERSION 1. Bytes that are
+ * not named are zero. In a record: tc_offsets at 0, bitmaps at 16 + 8 * BitmapTile, values at 272, little-endian. */
 #include "test.h"
 
 typedef struct {
@@ -59,8 +59,8 @@ static const unsigned char group_data[304] = {
     [272] = 0x01, 0x40, 0x02, 0x40, 0x03, 0x40, 0x04, 0x40, 0x05, 0x40, 0x06, 0x40,
             0x07, 0x40, 0x08, 0x40, 0x09, 0x40, 0x0a, 0x40, 0x0b, 0x40, 0x0c, 0x40};
 
-/* 2 x 2 GroupTiles, of which one is whole and the others are edges: one row below, one column to the right. Eight values
- * in the last but one record fill their 16 bytes; the last record is empty. */
+/* 2 x 2 GroupTiles, of which one is whole and the others are edges: one row below, one column to the right. Eight
+ * values in the last but one record fill their 16 bytes; the last record is empty. */
 static const entry edge_entries[] = {
     {0, 0, 0x3f80}, {63, 31, 0xbf80},                                      /* record 0: BitmapTile 0 and 31  */
     {0, 32, 0x7fc1}, {63, 32, 0x0001},                                     /* record 1: BitmapTile 0 and 14  */
@@ -117,8 +117,8 @@ static void test_golden(const golden *g)
     free(data);
 }
 
-/* Bytes in bulk: 4 x 4 GroupTiles with edges, the density rising from 12 to 90 %, by a 64-bit FNV-1a sum over offsets and
- * data. The sum came from a second encoder, written in another language from the text of the specification alone. */
+/* Bytes in bulk: 4 x 4 GroupTiles with edges, the density rising from 12 to 90 %, by a 64-bit FNV-1a sum over offsets
+ * and data. The sum came from a second encoder, written in another language from the specification alone. */
 static void test_sum(void)
 {
     enum { ROWS = 200, COLS = 101 };
@@ -145,6 +145,7 @@ int main(void)
     CHECK(SPINFER_FORMAT_VERSION == 1);
     for (i = 0; i < COUNT(all); i++) test_golden(&all[i]);
     test_sum();
-    printf("golden bytes: %d matrices written by hand and the sum of a 200 x 101 one, format version 1: OK\n", (int)COUNT(all));
+    printf("golden bytes: %d matrices written by hand and the sum of a 200 x 101 one, format version 1: OK\n",
+           (int)COUNT(all));
     return 0;
 }

@@ -6,8 +6,9 @@ enum { ROWS = 300, COLS = 200, TOKENS = 5 };
 
 static long long slices_tested;
 
-/* Decode, multiply and validate a slice that claims to be dense[row.., col..] of a matrix with leading dimension COLS. */
-static void check_slice(const spinfer_matrix *slice, const uint16_t *dense, size_t row, size_t col, size_t rows, size_t cols)
+/* Decode, multiply and validate a slice that claims to be dense[row.., col..] of a matrix with COLS columns. */
+static void check_slice(const spinfer_matrix *slice, const uint16_t *dense, size_t row, size_t col, size_t rows,
+                        size_t cols)
 {
     const uint16_t *part = dense + row * COLS + col;
     const size_t    y_bytes = 2 * rows * TOKENS;
@@ -65,7 +66,8 @@ static void test_slices(const spinfer_matrix *W, const uint16_t *dense)
 }
 
 /* Concatenates into fenced memory of exact size and compares with the encoding of the stacked dense matrix. */
-static void check_concat(const spinfer_matrix *parts, size_t count, const uint16_t *stacked, size_t rows, size_t cols, size_t ld)
+static void check_concat(const spinfer_matrix *parts, size_t count, const uint16_t *stacked, size_t rows, size_t cols,
+                         size_t ld)
 {
     const spinfer_matrix expected = encode_fenced(stacked, rows, cols, ld, SPINFER_FP16);
     spinfer_sizes        sizes, direct;
@@ -75,13 +77,15 @@ static void check_concat(const spinfer_matrix *parts, size_t count, const uint16
     CHECK_SPINFER(spinfer_encode_sizes(stacked, rows, cols, ld, &direct));
     CHECK_SPINFER(spinfer_concat_rows_sizes(parts, count, &sizes));
     CHECK(sizes.offsets_bytes == direct.offsets_bytes && sizes.data_bytes == direct.data_bytes);
-    CHECK(sizes.nnz == direct.nnz && sizes.max_record >= direct.max_record); /* slices keep the number of their parent */
+    CHECK(sizes.nnz == direct.nnz);
+    CHECK(sizes.max_record >= direct.max_record); /* slices keep the number of their parent */
     offsets = (uint32_t *)allocate_fenced((size_t)sizes.offsets_bytes);
     data = allocate_fenced((size_t)sizes.data_bytes);
     CHECK_SPINFER(spinfer_concat_rows(parts, count, offsets, sizes.offsets_bytes, data, sizes.data_bytes, &W));
     CHECK(memcmp(offsets, expected.offsets, (size_t)sizes.offsets_bytes) == 0);
     CHECK(memcmp(data, expected.data, (size_t)sizes.data_bytes) == 0);
-    CHECK(W.offsets == offsets && W.data == data && W.data_bytes == sizes.data_bytes && W.max_record == sizes.max_record);
+    CHECK(W.offsets == offsets && W.data == data && W.data_bytes == sizes.data_bytes);
+    CHECK(W.max_record == sizes.max_record && W.dtype == SPINFER_FP16);
     CHECK(W.rows == rows && W.cols == cols && W.group_ld == (cols + 31) / 32 && W.format == SPINFER_FORMAT_VERSION);
     CHECK_SPINFER(spinfer_validate(&W, sizes.offsets_bytes, sizes.data_bytes));
     free_fenced_matrix(&W);
@@ -214,7 +218,7 @@ int main(void)
     test_concat_errors(&W);
     free_fenced_matrix(&W);
     free(dense);
-    printf("slice: %lld slices and slices of slices equal the dense ones, concatenation equals encoding, wrong arguments: OK\n",
-           slices_tested);
+    printf("slice: %lld slices and slices of slices equal the dense ones, concatenation equals encoding, wrong "
+           "arguments: OK\n", slices_tested);
     return 0;
 }

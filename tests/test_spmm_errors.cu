@@ -77,7 +77,10 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.splits = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_cols = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_pieces = 0), SPINFER_ERR_PLAN);
-    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), device->compute >= 90 ? SPINFER_ERR_PLAN : SPINFER_ERR_ARCH);
+    REFUSED((a.plan = &plan, plan.x_cols = 2 * plan.warps_k + 1, plan.warps_k = 2), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 1), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.splits = (int)spinfer_col_groups(W.cols) + 1), SPINFER_ERR_PLAN);
     if (device->compute < 90) {
         REFUSED((a.plan = &plan, plan.bulk = 1), SPINFER_ERR_ARCH);
         REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 2), SPINFER_ERR_ARCH);
@@ -97,34 +100,33 @@ static void test_workspace(const job *j, const spinfer_device *device)
     buffer_check_unchanged(&j->workspace);
 }
 
-/* More warps, stages and tokens until shared memory is too small for a matrix without zeros: refused as such, and only
- * as such. */
+/* A matrix without zeros, more warps and more stages: what cannot fit is refused as such, what is small is not. */
 static void test_shared_memory(const spinfer_device *device)
 {
     weights W = weights_random(300, 700, 1.0, SPINFER_FP16, 2);
-    job     jobs = job_default(&W, 64), *j = &jobs;
-    int     strips, stages, full = 0;
-    job_create(j, 3);
-    for (strips = 1; strips <= 8; strips *= 2)
-        for (stages = 2; stages <= 8; stages += 2) {
-            spinfer_plan plan = plan_for(&W.device, j->n, device);
-            plan.strips = strips;
-            plan.stages = stages;
-            plan.splits = 1;
-            plan.cluster = 0;
-            if (job_set_plan(j, &plan) == SPINFER_ERR_SMEM || job_launch(j, NULL) == SPINFER_ERR_SMEM) {
-                CHECK((uint64_t)strips * plan.warps_k * stages * SPINFER_RECORD_MAX_BYTES * 4 > (uint64_t)device->smem_per_block);
-                CHECK_CUDA(cudaDeviceSynchronize());
-                CHECK_CUDA(cudaPeekAtLastError());
-                buffer_check_unchanged(&j->Y);
-                full++;
-            } else {
-                CHECK_CUDA(cudaDeviceSynchronize());
-                buffer_upload(&j->Y);
-            }
+    job     j = job_default(&W, 5);
+    int     strips, full = 0;
+    job_create(&j, 3);
+    for (strips = 1; strips <= 16; strips++) {
+        spinfer_plan plan = plan_for(&W.device, j.n, device);
+        plan.tokens = 8;
+        plan.strips = strips;
+        plan.warps_k = plan.x_cols = plan.x_pieces = plan.splits = 1;
+        plan.cluster = 0;
+        plan.stages = 8;
+        if (strips * plan.stages * SPINFER_RECORD_MAX_BYTES > device->smem_per_block) {
+            arguments a = job_arguments(&j);
+            a.plan = &plan;
+            check_refused(&j, &a, SPINFER_ERR_SMEM, __LINE__);
+            full++;
+        } else {
+            plan.stages = 2;
+            job_run(&j, &plan);
+            buffer_upload(&j.Y);
         }
-    CHECK(full > 0);
-    job_free(j);
+    }
+    CHECK(full > 0 && full < 16);
+    job_free(&j);
     weights_free(&W);
 }
 

@@ -23,7 +23,8 @@ int main(void)
         for (j = 0; j < i; j++) CHECK(strcmp(text, spinfer_status_string(codes[j].status)) != 0);
     }
     /* A code with a sentence that the table above lacks is a new one: add it there. */
-    for (number = 0; number < 128; number++) named += strcmp(spinfer_status_string((spinfer_status)number), unknown) != 0;
+    for (number = 0; number < 128; number++)
+        named += strcmp(spinfer_status_string((spinfer_status)number), unknown) != 0;
     CHECK(named == (int)count);
     printf("status: %d codes with their numbers, %d distinct sentences, unknown codes: OK\n", (int)count, named);
     return 0;
