@@ -361,10 +361,7 @@ SPINFER_HD spinfer_quad_lane spinfer_quad_lane_init(int lane)
     const int         shift = spinfer_lane_shift(lane);
     spinfer_quad_lane q;
     q.below = (1u << shift) - 1;
-    q.rotate = (uint32_t)(shift + 31) % 32;
-#ifdef __CUDA_ARCH__ /* keep both in registers: the compiler would compute them anew in the loop */
-    asm volatile("" : "+r"(q.below), "+r"(q.rotate));
-#endif
+    q.rotate = ((uint32_t)shift + 31) % 32;
     return q;
 }
 
@@ -607,30 +604,35 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
-    uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                    */
-    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                */
-    uint32_t stages;   /* [warps][stages] records; the reduction reuses all from here on                   */
-    uint32_t stage;    /* bytes of a stage: the largest record                                             */
-    uint32_t tables;   /* [warps] of 512 bytes, behind the stages                                          */
-    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                       */
-    uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks */
-    uint32_t total;
+    uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
+    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                 */
+    uint32_t sums;     /* barrier: the sums of the other blocks of the cluster have arrived                 */
+    uint32_t rings;    /* [warps] of `ring` bytes: [stages] records, in the end the warp's sums             */
+    uint32_t ring;     /* bytes                                                                             */
+    uint32_t stage;    /* bytes of a stage: the largest record                                              */
+    uint32_t tables;   /* [warps] of 512 bytes                                                              */
+    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes; in the end, sums from */
+    uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks  */
+    uint32_t total;    /*                                               .. the other blocks of the cluster  */
 } spinfer_smem;
 
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    const uint32_t sums = warps * tokens * 256; /* fp32 sums of all warps */
+    const uint32_t warp_sums = tokens * 256; /* 64 rows, fp32 */
+    const uint32_t received = plan->cluster ? (uint32_t)plan->strips * warp_sums : 0; /* from all splits together */
     spinfer_smem   s;
-    s.stage = max_record;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
     s.x_left = s.x_full + 8 * (uint32_t)plan->x_pieces;
-    s.stages = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
-    s.tables = s.stages + warps * (uint32_t)plan->stages * s.stage;
+    s.sums = (s.x_left + 4 * (uint32_t)plan->x_pieces + 7) / 8 * 8;
+    s.rings = (s.sums + 8 + 127) / 128 * 128;
+    s.stage = max_record;
+    s.ring = (uint32_t)plan->stages * s.stage > warp_sums ? (uint32_t)plan->stages * s.stage : warp_sums;
+    s.tables = s.rings + warps * s.ring;
     s.x = (s.tables + warps * 512 + 127) / 128 * 128;
     s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
     s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
-    if (s.total < s.stages + sums) s.total = s.stages + sums;
+    if (s.total < s.x + received) s.total = s.x + received;
     return s;
 }
 
@@ -756,7 +758,11 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
                  : "r"(distance));
 }
 
-/* What a lane of a compute warp keeps in registers. Opaque to the compiler, which would compute it anew in the loop. */
+/* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40 instructions for
+ * each record); the result of a shuffle it cannot. */
+SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane) { return __shfl_sync(0xffffffffu, value, (int)lane); }
+
+/* What a lane keeps in registers. */
 typedef struct spinfer_lane {
     uint32_t          words;   /* bytes from a stage to the lane's BitmapTile (number `lane`)                */
     uint32_t          offset;  /* bytes from a stage to the tc_offset of that tile                           */
@@ -777,7 +783,12 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
-    asm volatile("" : "+r"(l.words), "+r"(l.offset), "+r"(l.write), "+r"(l.read));
+    l.words = spinfer_pin(l.words, lane);
+    l.offset = spinfer_pin(l.offset, lane);
+    l.write = spinfer_pin(l.write, lane);
+    l.read = spinfer_pin(l.read, lane);
+    l.quad.below = spinfer_pin(l.quad.below, lane);
+    l.quad.rotate = spinfer_pin(l.quad.rotate, lane);
     return l;
 }
 
@@ -886,7 +897,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const uint32_t      warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
     const uint32_t      x_pieces = (uint32_t)plan->x_pieces, strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
-    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.stages + warp * stages * layout.stage;
+    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * layout.ring;
     const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8;
     const spinfer_lane  l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
     uint32_t            stage = 0, parity = 0, x_slot = 0, x_parity = 0, col = block->part;
@@ -904,6 +915,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
             spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
         }
+        if (warp == 0) spinfer_mbarrier_init(smem + layout.sums, 1);
         spinfer_mbarrier_fence();
     }
     __syncwarp(); /* the barriers that this warp fetches to are ready */
@@ -998,25 +1010,23 @@ SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
 }
 
 #if SPINFER_HAS_CLUSTER
-SPINFER_DEVICE void spinfer_cluster_barrier(void)
+/* Two halves of a barrier of the cluster. It orders nothing but the arrivals themselves: no data passes through it. */
+SPINFER_DEVICE void spinfer_cluster_arrive(void) { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+SPINFER_DEVICE void spinfer_cluster_wait(void) { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+/* Sends 16 bytes to a shared address of the block `rank` of the cluster, and reports them to its barrier. */
+SPINFER_DEVICE void spinfer_cluster_send_frag_c(uint32_t to, uint32_t barrier, uint32_t rank, spinfer_frag_c c)
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-/* The same shared address in the block of that rank. */
-SPINFER_DEVICE spinfer_frag_c spinfer_cluster_load_frag_c(uint32_t address, uint32_t rank)
-{
-    spinfer_frag_c c;
-    asm volatile("{ .reg .u32 remote; mapa.shared::cluster.u32 remote, %4, %5;\n"
-                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote]; }"
-                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
-                 : "r"(address), "r"(rank)
+    asm volatile("{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(to),
+                 "r"(barrier), "r"(rank), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
                  : "memory");
-    return c;
 }
 #endif
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
- * Fragment f of a block is row tile f / n_frags (of 4 * strips), tokens 8 * (f % n_frags) on. */
+ * Fragment f of a block is row tile f / n_frags (of 4 * strips), tokens 8 * (f % n_frags) on. In a cluster, block r finishes the
+ * fragments f with f % splits == r; the others push theirs to it. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t *last,
                                    int lane)
@@ -1024,38 +1034,55 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     const spinfer_plan *plan = &args->plan;
     const uint32_t strips = (uint32_t)plan->strips, warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits;
     const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part, frags = strips * 4 * (uint32_t)n_frags;
-    const uint32_t scratch = smem + args->layout.stages + 16 * (uint32_t)lane;
-    const uint32_t row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
+    const uint32_t rings = smem + args->layout.rings + 16 * (uint32_t)lane, row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
 
-    __syncthreads(); /* all warps have left their stages and X: the space is free */
-    const uint32_t at = scratch + (block->part * frags + block->strip * 4 * (uint32_t)n_frags) * 512;
     SPINFER_UNROLL
-    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(at + (uint32_t)f * 512, sums[f]);
-    __syncthreads(); /* the sums of all warps are visible */
-
+    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(rings + warp * args->layout.ring + 512 * (uint32_t)f, sums[f]);
+    __syncthreads(); /* the sums of all warps are visible; X and its barriers are no longer in use */
+#if SPINFER_HAS_CLUSTER
+    const uint32_t received = smem + args->layout.x + 16 * (uint32_t)lane, barrier = smem + args->layout.sums;
+    if (plan->cluster) {
+        if (warp == 0 && lane == 0) /* bytes of the own fragments from the other blocks */
+            spinfer_mbarrier_arrive_expect(barrier, (frags + splits - 1 - block->split) / splits * (splits - 1) * 512);
+        spinfer_cluster_arrive(); /* this block may receive */
+    }
+#endif
     SPINFER_NO_UNROLL
     for (uint32_t f = warp; f < frags; f += warps) {
-        spinfer_frag_c sum = spinfer_shared_load_frag_c(scratch + f * 512);
-        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(scratch + (k * frags + f) * 512));
-        if (splits == 1)
+        const uint32_t strip = f / (4 * n_frags), at = rings + strip * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+        spinfer_frag_c sum = spinfer_shared_load_frag_c(at);
+        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(at + k * args->layout.ring));
+        if (splits == 1) {
             spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
-        else if (SPINFER_HAS_CLUSTER && plan->cluster)
-            spinfer_shared_store_frag_c(scratch + f * 512, sum);
-        else
+        } else if (SPINFER_HAS_CLUSTER && plan->cluster) {
+            spinfer_shared_store_frag_c(at, sum);
+        } else {
             spinfer_global_store_frag_c(spinfer_partial(args, block, frags, block->split, f, lane), sum);
+        }
     }
     if (splits == 1) return;
 
 #if SPINFER_HAS_CLUSTER
-    if (plan->cluster) { /* block rank == split */
-        spinfer_cluster_barrier(); /* the sums of all blocks of the cluster are visible */
+    if (plan->cluster) {
+        spinfer_cluster_wait(); /* all blocks of the cluster may receive */
         SPINFER_NO_UNROLL
-        for (uint32_t f = block->split + splits * warp; f < frags; f += splits * warps) {
-            spinfer_frag_c sum = spinfer_cluster_load_frag_c(scratch + f * 512, 0);
-            for (uint32_t k = 1; k < splits; k++) spinfer_add_frag_c(&sum, spinfer_cluster_load_frag_c(scratch + f * 512, k));
+        for (uint32_t f = warp; f < frags; f += warps) { /* the fragments that this warp has just summed */
+            const uint32_t rank = f % splits, slot = block->split - (block->split > rank); /* senders in the order of K */
+            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+            if (rank != block->split)
+                spinfer_cluster_send_frag_c(received + (f / splits * (splits - 1) + slot) * 512, barrier, rank, spinfer_shared_load_frag_c(at));
+        }
+        spinfer_mbarrier_wait(barrier, 0);
+        SPINFER_NO_UNROLL
+        for (uint32_t f = warp; f < frags; f += warps) {
+            if (f % splits != block->split) continue;
+            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+            spinfer_frag_c sum, own = spinfer_shared_load_frag_c(at);
+            sum.r[0] = sum.r[1] = sum.r[2] = sum.r[3] = 0.0f;
+            for (uint32_t k = 0, slot = 0; k < splits; k++)
+                spinfer_add_frag_c(&sum, k == block->split ? own : spinfer_shared_load_frag_c(received + (f / splits * (splits - 1) + slot++) * 512));
             spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
         }
-        spinfer_cluster_barrier(); /* nobody leaves while others read its shared memory */
         return;
     }
 #endif
@@ -1081,8 +1108,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_fr
 {
     const spinfer_block block = spinfer_block_init(args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
-    uint32_t            lane = thread.x;
-    asm volatile("" : "+r"(lane)); /* in a register, not read from the special register again and again */
+    const uint32_t      lane = spinfer_pin(thread.x, thread.x);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif

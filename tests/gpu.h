@@ -228,7 +228,7 @@ typedef struct job {
     size_t              x_shift, y_shift; /* bytes off a 256-byte boundary, even */
     int                 tight;            /* X, Y and workspace end where their allocations end */
     float               alpha, beta;
-    const spinfer_plan *plan; /* job_set_plan() */
+    const spinfer_plan *plan;     /* job_set_plan() */
     uint16_t           *expected; /* [n, M], job_set_input() */
     buffer              X, Y, workspace;
 } job;
@@ -246,8 +246,8 @@ static inline job job_default(const weights *W, size_t n)
 }
 
 /* Y = alpha W x + beta y in integers, rounded to 16 bits once: expected [n, M]. x [n, K], y [n, M]. */
-static inline void integer_product(const weights *W, float alpha, const int8_t *x, float beta, const int8_t *y, size_t n,
-                                   uint16_t *expected)
+static inline void integer_product(const weights *W, float alpha, const int8_t *x, float beta, const int8_t *y,
+                                   size_t n, uint16_t *expected)
 {
     const spinfer_dtype dtype = (spinfer_dtype)W->host.dtype;
     long long           row;
@@ -304,7 +304,7 @@ static inline void job_free(job *j)
     buffer_free(&j->workspace);
 }
 
-/* The plan to launch with (NULL: the library's choice), and a zeroed workspace of exactly the bytes that it asks for. */
+/* The plan to launch with (NULL: the library's choice), and a zeroed workspace of exactly the bytes it asks for. */
 static inline spinfer_status job_set_plan(job *j, const spinfer_plan *plan)
 {
     spinfer_plan   chosen;
@@ -354,9 +354,9 @@ static inline spinfer_status job_launch(const job *j, cudaStream_t stream)
 
 static inline void print_plan(const spinfer_plan *p)
 {
-    fprintf(stderr, "tokens %d strips %d warps_k %d stages %d splits %d cluster %d x_cols %d x_pieces %d bulk %d "
-                    "dependent %d\n", p->tokens, p->strips, p->warps_k, p->stages, p->splits, p->cluster, p->x_cols,
-            p->x_pieces, p->bulk, p->dependent);
+    fprintf(stderr,
+            "tokens %d strips %d warps_k %d stages %d splits %d cluster %d x_cols %d x_pieces %d dependent %d\n",
+            p->tokens, p->strips, p->warps_k, p->stages, p->splits, p->cluster, p->x_cols, p->x_pieces, p->dependent);
 }
 
 static inline void job_describe(const job *j)

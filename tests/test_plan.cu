@@ -1,5 +1,5 @@
-/* Risk: the planner divides by zero, oversubscribes shared memory or asks for what a GPU lacks, on a machine that nobody
- * here has.
+/* Risk: the planner divides by zero, oversubscribes shared memory or asks for what a GPU lacks, on a machine that
+ * nobody here has.
  *
  * spinfer_spmm_plan() is a pure host function: no GPU is needed, and the matrix may be one that nobody can store. */
 #define SPINFER_IMPLEMENTATION
@@ -11,15 +11,15 @@
 static const struct {
     const char    *name;
     spinfer_device device;
-} gpus[] = {{"A100", {108, 166912, 80}},  {"RTX 3090", {82, 101376, 86}}, {"RTX 4090", {128, 101376, 89}},
-            {"L4", {58, 101376, 89}},     {"H200", {132, 232448, 90}},    {"B200", {148, 232448, 100}},
+} gpus[] = {{"A100", {108, 166912, 80}},      {"RTX 3090", {82, 101376, 86}}, {"RTX 4090", {128, 101376, 89}},
+            {"L4", {58, 101376, 89}},         {"H200", {132, 232448, 90}},    {"B200", {148, 232448, 100}},
             {"RTX 5090", {170, 101376, 120}}, {"one SM", {1, 101376, 80}}};
 
-static const uint32_t dims[] = {1,    7,    8,    31,   32,    33,    63,    64,    65,      127,      129,       512,
-                                1000, 1376, 1440, 4096, 7392,  8192,  11008, 14336, 28672,   50272,    151936,    1000003,
-                                1u << 24, SPINFER_MAX_DIM};
-static const size_t   token_counts[] = {1,  2,  3,  4,   7,   8,    9,    15,   16,    17,     24,     31, 32,
-                                        33, 48, 63, 64,  65,  100,  128,  130,  512,   1000,   4096,   65537, 1u << 20};
+static const uint32_t dims[] = {
+    1,    7,    8,    31,   32,   33,    63,    64,    65,    127,    129,     512,      1000,
+    1376, 1440, 4096, 7392, 8192, 11008, 14336, 28672, 50272, 151936, 1000003, 1u << 24, SPINFER_MAX_DIM};
+static const size_t   token_counts[] = {1,  2,  3,  4,  7,  8,   9,   15,  16,  17,   24,   31,    32,
+                                        33, 48, 63, 64, 65, 100, 128, 130, 512, 1000, 4096, 65537, 1u << 20};
 static const uint32_t max_records[] = {272, 1536, 2320, 3120, SPINFER_RECORD_MAX_BYTES};
 
 /* A matrix whose arrays would fault if the planner read them. */
@@ -56,15 +56,15 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     CHECK(p.stages >= 2 && p.stages <= 8);
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.cluster == 0 || p.cluster == 1);
-    CHECK(p.bulk == 0 || p.bulk == 1);
     CHECK(p.dependent == 0 || p.dependent == 1);
     CHECK(p.x_cols >= 1 && p.x_pieces >= 1);
-    CHECK(device->compute >= 90 || (!p.cluster && !p.bulk && !p.dependent));
+    CHECK(device->compute >= 90 || (!p.cluster && !p.dependent));
     if (p.cluster) CHECK(p.splits <= 8 && bytes == 0);
     if (p.splits == 1) CHECK(bytes == 0);
     /* at the very least, the buffered records and the pieces of X fit */
     CHECK((uint64_t)p.strips * p.warps_k * p.stages * W->max_record +
-              (uint64_t)p.x_pieces * p.x_cols * SPINFER_GROUP_COLS * p.tokens * 2 <= (uint64_t)device->smem_per_block);
+              (uint64_t)p.x_pieces * p.x_cols * SPINFER_GROUP_COLS * p.tokens * 2 <=
+          (uint64_t)device->smem_per_block);
 }
 
 static void test_refusals(void)
@@ -109,9 +109,9 @@ int main(void)
     const uint64_t draws = small && strcmp(small, "1") == 0 ? 200 : 100000;
     uint64_t       i;
     for (i = 0; i < draws; i++) {
-        const spinfer_matrix W = matrix(PICK(dims, i, 0), PICK(dims, i, 1), PICK(max_records, i, 2),
-                                        i & 1 ? SPINFER_BF16 : SPINFER_FP16);
-        const size_t         gpu = random_bits(i, 4) % COUNT(gpus);
+        const spinfer_matrix W =
+            matrix(PICK(dims, i, 0), PICK(dims, i, 1), PICK(max_records, i, 2), i & 1 ? SPINFER_BF16 : SPINFER_FP16);
+        const size_t gpu = random_bits(i, 4) % COUNT(gpus);
         check_plan(&W, PICK(token_counts, i, 3), &gpus[gpu].device, gpus[gpu].name);
     }
     test_refusals();

@@ -1,7 +1,7 @@
 /* Risk: a wrong argument that is found too late: after something was enqueued, by a fault, or not at all.
  *
- * Every argument is made wrong alone. The call must return its documented status, add nothing to a stream, leave Y alone,
- * and neither set nor clear the CUDA error state of the caller. */
+ * Every argument is made wrong alone. The call must return its documented status, add nothing to a stream, leave Y
+ * alone, and neither set nor clear the CUDA error state of the caller. */
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
@@ -82,7 +82,6 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.splits = (int)spinfer_col_groups(W.cols) + 1), SPINFER_ERR_PLAN);
     if (device->compute < 90) {
-        REFUSED((a.plan = &plan, plan.bulk = 1), SPINFER_ERR_ARCH);
         REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 2), SPINFER_ERR_ARCH);
         REFUSED((a.plan = &plan, plan.dependent = 1), SPINFER_ERR_ARCH);
     }

@@ -4,10 +4,9 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-static const size_t edges[] = {1,  7,  8,   9,   15,  16,  17,  31,  32,  33,  63,  64,
+static const size_t edges[] = {1,  7,   8,   9,   15,  16,  17,  31,  32,  33,  63, 64,
                                65, 127, 128, 129, 130, 191, 192, 193, 194, 199, 200};
-static const size_t token_counts[] = {1,  2,  3,  4,  5,  7,  8,  9,  12, 15,  16, 17,
-                                      24, 31, 32, 33, 48, 63, 64, 65, 100, 130};
+static const size_t token_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 130};
 static const double densities[] = {0.0, 0.01, 0.3, 0.5, 0.7, 0.99, 1.0};
 static const float  alphas[] = {1.0f, 1.0f, -1.0f, 2.0f, 0.5f, 3.0f, 0.0f};
 static const float  betas[] = {0.0f, 0.0f, 1.0f, -1.0f, 2.0f, 0.5f};

@@ -51,7 +51,7 @@ static void free_problem(const problem *p)
  * exponent far inside the range. Each of the two sums of K products, in whatever order, is off by at most (K - 1) u S
  * to first order, where S = sum |w x| and u = 2^-53. Alpha times the sum, beta times y and their addition round once
  * each, so either value is off by at most (K + 2) u (|alpha| S + |beta y|), and the two differ by at most twice that;
- * 1 % more covers the second order, as K u < 2^-40. With e = that bound, what the library rounds lies in v - e .. v + e.
+ * 1 % more covers the second order, as K u < 2^-40. With e = that bound, what the library rounds is in v - e .. v + e.
  * Rounding to float and then to 16 bits never reverses an order, so its result lies between the roundings of the ends:
  * nearly always one number, at worst a few neighbours where a sum cancels. */
 static void check_product(const problem *p, float alpha, float beta, int exact)

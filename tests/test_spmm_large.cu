@@ -64,7 +64,8 @@ static void test_large_matrix(size_t row_groups, size_t K, double density)
         strips[i] = weights_random(64, K, density, SPINFER_FP16, 100 + i);
         integer_product(&strips[i], 1.0f, x, 0.0f, no_y, TOKENS, expected + i * TOKENS * 64);
     }
-    for (row_group = 0; row_group < row_groups; row_group++) bytes += (size_t)strips[strip_of(row_group)].host.data_bytes;
+    for (row_group = 0; row_group < row_groups; row_group++)
+        bytes += (size_t)strips[strip_of(row_group)].host.data_bytes;
     CHECK(64 * row_groups * K > (size_t)1 << 31 && bytes > (size_t)1 << 32);
 
     CHECK_CUDA(cudaMalloc((void **)&data, bytes));
@@ -73,7 +74,8 @@ static void test_large_matrix(size_t row_groups, size_t K, double density)
         const weights *strip = &strips[strip_of(row_group)];
         CHECK_CUDA(cudaMemcpy(data + 16 * (size_t)unit, strip->device.data, (size_t)strip->host.data_bytes,
                               cudaMemcpyDeviceToDevice));
-        for (group = 0; group < groups; group++) offsets[row_group * groups + group] = unit + strip->host.offsets[group];
+        for (group = 0; group < groups; group++)
+            offsets[row_group * groups + group] = unit + strip->host.offsets[group];
         unit += strip->host.offsets[groups];
         if (strip->host.max_record > W.max_record) W.max_record = strip->host.max_record;
     }
@@ -147,7 +149,8 @@ int main(void)
     size_t       free_bytes, total_bytes;
     require_gpu();
     if (small_run()) skip("SPINFER_TEST_SMALL=1");
-    if ((size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) < host_needed) skip("less than 2 GiB of memory free");
+    if ((size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) < host_needed)
+        skip("less than 2 GiB of memory free");
     CHECK_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
     if (free_bytes < gpu_needed) skip("less than 10 GiB of GPU memory free");
     test_long(1, 1, 65535 * 64);

@@ -5,19 +5,20 @@
  *     S = sum over k of |w x|,  R = |alpha| S + |beta y|,  u = 2^-24 (one fp32 rounding)
  *
  *   - Products of two 16-bit values are exact in fp32: 11 + 11 (fp16) or 8 + 8 (bf16) significant bits.
- *   - A tensor core adds some products and the accumulator in one step: it aligns them to the largest one, cuts off what
- *     is below the last of at least 24 bits, and cuts off the sum again. It truncates, hence 2u instead of u. A step with
- *     j nonzero products loses at most 2u S for each of the j addends that are not the largest one, and 2u S for its
- *     sum: at most 2j times 2u S. Over all of K: m = 2 K truncations of 2u each, however the steps are cut.
- *   - The partial sums of warps and splits are added in fp32: fewer than 32 * splits additions of u each. A plan that is
- *     not known here has at most one split for each GroupTile column: splits <= K / 32 + 1, so K + 32 additions.
+ *   - A tensor core adds some products and the accumulator in one step: it aligns them to the largest one, cuts off
+ *     what is below the last of at least 24 bits, and cuts off the sum again. It truncates, hence 2u instead of u.
+ *     (NVIDIA does not document it; so it has been measured.) A step with j nonzero products loses at most 2u S for
+ *     each of the j addends that are not the largest, and 2u S for its sum: at most 2j times 2u S. Over all of K that
+ *     is 4u K S, however the steps are cut.
+ *   - The partial sums of warps and splits are added in fp32: at most 32 * splits additions of u each. There is at most
+ *     one split for each column of GroupTiles, splits <= K / 32 + 1, hence at most K + 32 additions.
  *   - alpha * sum, beta * y and their sum: three roundings, each at most u R.
  *   Together, with Higham's gamma for the products of (1 + error):
  *
  *     |fp32 result - exact| <= gamma R,   gamma = t / (1 - t),   t = u (4 K + K + 32 + 3)
  *
- *   - The last rounding, to nearest: 2^-11 (fp16) or 2^-8 (bf16) of the fp32 result; below the normal range of fp16 half
- *     of 2^-24. */
+ *   - The last rounding, to nearest: 2^-11 (fp16) or 2^-8 (bf16) of the fp32 result; below the normal range of fp16
+ *     half of 2^-24. */
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
@@ -102,16 +103,17 @@ static void test_shapes(int small)
     static const struct {
         size_t M, K, n;
         double zeros;
-    } shapes[] = {{70, 40, 3, 0.5},      {64, 32, 8, 0.0},     {200, 1000, 17, 0.7},  {1376, 512, 64, 0.5},
-                  {1000, 1000, 1, 0.5},  {1440, 2880, 16, 0.6}, {128, 14336, 33, 0.5}, {2048, 2048, 130, 0.4}};
+    } shapes[] = {{70, 40, 3, 0.5},     {64, 32, 8, 0.0},      {200, 1000, 17, 0.7},  {1376, 512, 64, 0.5},
+                  {1000, 1000, 1, 0.5}, {1440, 2880, 16, 0.6}, {128, 14336, 33, 0.5}, {2048, 2048, 130, 0.4}};
     size_t shape, i;
     for (shape = 0; shape < (small ? 2 : COUNT(shapes)); shape++) {
         double worst[3] = {0};
         for (i = 0; i < (small ? 3 : 9); i++) {
             int dtype;
             for (dtype = SPINFER_FP16; dtype <= SPINFER_BF16; dtype++) {
-                const double ratio = check(shapes[shape].M, shapes[shape].K, shapes[shape].n, shapes[shape].zeros,
-                                           (spinfer_dtype)dtype, alphas[i % 3], betas[(i + i / 3) % 3], NULL, 9 * shape + i);
+                const double ratio =
+                    check(shapes[shape].M, shapes[shape].K, shapes[shape].n, shapes[shape].zeros, (spinfer_dtype)dtype,
+                          alphas[i % 3], betas[(i + i / 3) % 3], NULL, 9 * shape + i);
                 worst[dtype] = fmax(worst[dtype], ratio);
             }
         }
@@ -122,20 +124,22 @@ static void test_shapes(int small)
 
 static void test_splits(const spinfer_device *device, size_t M, size_t K)
 {
-    const size_t   n = 65;
-    int8_t        *integers = random_integers(M, K, 0.5, 1);
-    weights        shape = weights_create(integers, M, K, SPINFER_FP16);
-    double         worst = 0;
-    size_t         t;
+    const size_t n = 65;
+    int8_t      *integers = random_integers(M, K, 0.5, 1);
+    weights      shape = weights_create(integers, M, K, SPINFER_FP16);
+    double       worst = 0;
+    size_t       t;
     for (t = 0; t < COUNT(tokens); t++) {
         spinfer_plan plan = plan_for(&shape.device, (size_t)tokens[t], device);
         plan.tokens = tokens[t];
         plan.cluster = 0;
         for (plan.splits = 1; plan.splits <= 8; plan.splits += small_run() ? 3 : 1)
-            worst = fmax(worst, check(M, K, n, 0.5, plan.splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
+            worst =
+                fmax(worst, check(M, K, n, 0.5, plan.splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
         plan.cluster = 1;
         for (plan.splits = 2; plan.splits <= 8 && device->compute >= 90; plan.splits += small_run() ? 5 : 1)
-            worst = fmax(worst, check(M, K, n, 0.5, plan.splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
+            worst =
+                fmax(worst, check(M, K, n, 0.5, plan.splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
     }
     printf("split K: largest error / bound %.3f\n", worst);
     weights_free(&shape);

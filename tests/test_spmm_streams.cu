@@ -5,7 +5,7 @@
 
 enum { VARIANTS = 4, WAYS = 3, PLANS = VARIANTS * WAYS + 1 };
 
-/* Plan 0 is the library's. The others: every variant without a split, split through the workspace, split in a cluster. */
+/* Plan 0 is the library's. The others: every variant unsplit, split through the workspace, split in a cluster. */
 static int make_plan(const spinfer_matrix *W, size_t n, int number, const spinfer_device *device, spinfer_plan *plan)
 {
     static const int tokens[VARIANTS] = {8, 16, 32, 64};
@@ -56,7 +56,8 @@ static void test_two_streams(const spinfer_device *device)
     weights_free(&W[1]);
 }
 
-/* A graph holds pointers: every replay takes the X of its time. Also without a plan, which asks the device while capturing. */
+/* A graph holds pointers: every replay takes the X of its time. Also without a plan, which asks the device while
+ * capturing. */
 static void test_graph(const spinfer_device *device)
 {
     weights      W = weights_random(330, 700, 0.5, SPINFER_FP16, 3);
@@ -91,8 +92,8 @@ static void test_graph(const spinfer_device *device)
     weights_free(&W);
 }
 
-/* Random values, whose sums depend on the order of additions: every repeat must have the same bits, while another stream
- * takes multiprocessors away in the middle. */
+/* Random values, whose sums depend on the order of additions: every repeat must have the same bits, while another
+ * stream takes multiprocessors away in the middle. */
 static void test_repeats(const spinfer_device *device)
 {
     const size_t   M = small_run() ? 200 : 2000, K = small_run() ? 400 : 4000, n = 33;
@@ -170,8 +171,8 @@ static void chain_launch(const chain *c, int dependent, cudaStream_t stream)
     for (i = 0; i < c->length; i++) {
         spinfer_plan plan = c->plans[i % 4];
         plan.dependent = dependent;
-        CHECK_SPINFER(spinfer_spmm(&plan, 1.0f, &c->layers[i % 4], buffer_payload(&c->activations[i % 2]), c->width, 0.0f,
-                                   buffer_payload(&c->activations[(i + 1) % 2]), c->width, c->n,
+        CHECK_SPINFER(spinfer_spmm(&plan, 1.0f, &c->layers[i % 4], buffer_payload(&c->activations[i % 2]), c->width,
+                                   0.0f, buffer_payload(&c->activations[(i + 1) % 2]), c->width, c->n,
                                    buffer_payload(&c->workspace), c->workspace.bytes, stream));
     }
 }
@@ -237,7 +238,7 @@ static void test_dependent_chain(const spinfer_device *device)
         size_t         largest = 0;
         int            repeat, legal = 1;
         for (i = 0; i < 4; i++) { /* neighbours with different plans: kernels of different sizes overlap */
-            size_t bytes;
+            size_t    bytes;
             const int way = number == 0 ? 0 : 1 + (number - 1 + 5 * i) % (PLANS - 1);
             legal &= make_plan(&c.layers[i], c.n, way, device, &c.plans[i]);
             if (!legal) break;
@@ -255,8 +256,9 @@ static void test_dependent_chain(const spinfer_device *device)
             free(dependent);
         }
         {
-            const uint16_t last = *(uint16_t *)(plain + (c.length & 1) * c.activations[0].total + c.activations[0].front);
-            const float    value = spinfer_to_float(last, SPINFER_FP16);
+            const uint16_t last =
+                *(uint16_t *)(plain + (c.length & 1) * c.activations[0].total + c.activations[0].front);
+            const float value = spinfer_to_float(last, SPINFER_FP16);
             CHECK(value == value && fabsf(value) < 1000.0f); /* equal because it is a result, not because all is NaN */
         }
         free(plain);

@@ -189,8 +189,8 @@ static void test_truncation(const spinfer_matrix *W, uint64_t offsets_bytes)
 /* A record followed by 16 zero bytes that its bitmaps do not ask for: in bounds, but one matrix has one encoding. */
 static void test_slack(void)
 {
-    const uint16_t       dense[3] = {0x3c00, 0x4000, 0x4200};
-    const spinfer_matrix W = encode_fenced(dense, 1, 3, 3, SPINFER_FP16);
+    const uint16_t       dense[8] = {1, 2, 3, 4, 5, 6, 7, 8}; /* they fill their 16 bytes */
+    const spinfer_matrix W = encode_fenced(dense, 1, 8, 8, SPINFER_FP16);
     const uint32_t       offsets[2] = {0, 288 / 16 + 1};
     void                *data = allocate_fenced(288 + 16);
     spinfer_matrix       slack = W;

@@ -1,11 +1,12 @@
-/* Risk: a matrix that spinfer_validate() accepts, but that spinfer_encode() alone would not have made, breaks the kernel:
- * slices, concatenations, records at odd places, stored zeros. All are validated here and then multiplied, exactly. */
+/* Risk: a matrix that spinfer_validate() accepts, but that spinfer_encode() alone would not have made, breaks the
+ * kernel: slices, concatenations, records at odd places, stored zeros. All are validated here and then multiplied,
+ * exactly. */
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
 static spinfer_device device;
 
-/* Every variant, split and not, by both ways to fetch, with tokens that fill no block. */
+/* Every variant, split and not, with tokens that fill no block. */
 static void check(const weights *W)
 {
     static const int    tokens[] = {8, 16, 32, 64};
@@ -21,11 +22,10 @@ static void check(const weights *W)
         job_run(&j, NULL);
         plan.tokens = tokens[i];
         plan.cluster = 0;
-        for (plan.splits = 1; plan.splits <= most && plan.splits <= 4; plan.splits += 3)
-            for (plan.bulk = 0; plan.bulk <= (device.compute >= 90); plan.bulk++) {
-                buffer_upload(&j.Y);
-                job_run(&j, &plan);
-            }
+        for (plan.splits = 1; plan.splits <= most && plan.splits <= 4; plan.splits += 3) {
+            buffer_upload(&j.Y);
+            job_run(&j, &plan);
+        }
         job_free(&j);
     }
 }
@@ -62,13 +62,14 @@ static void test_slices(void)
 {
     static const struct {
         size_t row, rows, col, cols;
-    } parts[] = {{0, 64, 0, 410}, {64, 128, 0, 410}, {192, 8, 0, 410},  {0, 200, 0, 32},   {0, 200, 32, 64},
+    } parts[] = {{0, 64, 0, 410},   {64, 128, 0, 410}, {192, 8, 0, 410}, {0, 200, 0, 32},    {0, 200, 32, 64},
                  {0, 200, 96, 314}, {0, 200, 384, 26}, {64, 64, 32, 96}, {128, 72, 352, 58}, {192, 8, 384, 26}};
     int8_t *integers = random_integers(200, 410, 0.5, 20);
     weights W;
     size_t  i, row, col;
     for (row = 64; row < 128; row++)
-        for (col = 0; col < 32; col++) integers[row * 410 + col] = 3; /* one full record, so that max_record is an outlier */
+        for (col = 0; col < 32; col++)
+            integers[row * 410 + col] = 3; /* one full record, so that max_record is an outlier */
     W = weights_create(integers, 200, 410, SPINFER_BF16);
     for (i = 0; i < COUNT(parts); i++) {
         weights part = W;
@@ -119,16 +120,16 @@ static void test_concatenated(void)
     weights_free(&whole);
 }
 
-/* The same records elsewhere: unused bytes before, between the rows of GroupTiles and behind, offsets with a gap in every
- * row, the largest legal max_record, and some weights that are stored although they are +0 or -0. */
+/* The same records elsewhere: unused bytes before, between the rows of GroupTiles and behind, offsets with a gap in
+ * every row, the largest legal max_record, and some weights that are stored although they are +0 or -0. */
 static void test_loose_records(void)
 {
-    const size_t    M = 150, K = 210, groups = spinfer_col_groups(K), row_groups = 3, group_ld = groups + 2, gap = 5;
-    weights         W = weights_random(M, K, 0.5, SPINFER_FP16, 40), loose = W;
-    const size_t    data_bytes = (size_t)W.host.data_bytes + 16 * gap * (row_groups + 1);
-    uint32_t       *offsets = (uint32_t *)allocate(4 * (row_groups * group_ld + 1));
-    unsigned char  *data = (unsigned char *)allocate(data_bytes);
-    size_t          row_group, group, row, col;
+    const size_t   M = 150, K = 210, groups = spinfer_col_groups(K), row_groups = 3, group_ld = groups + 2, gap = 5;
+    weights        W = weights_random(M, K, 0.5, SPINFER_FP16, 40), loose = W;
+    const size_t   data_bytes = (size_t)W.host.data_bytes + 16 * gap * (row_groups + 1);
+    uint32_t      *offsets = (uint32_t *)allocate(4 * (row_groups * group_ld + 1));
+    unsigned char *data = (unsigned char *)allocate(data_bytes);
+    size_t         row_group, group, row, col;
     memset(data, 0xff, data_bytes);
     memset(offsets, 0xff, 4 * (row_groups * group_ld + 1));
     loose.integers = (int8_t *)allocate(M * K);
@@ -148,7 +149,8 @@ static void test_loose_records(void)
     loose.host.group_ld = (uint32_t)group_ld;
     loose.host.max_record = SPINFER_RECORD_MAX_BYTES;
 
-    for (row_group = 0; row_group < row_groups; row_group++) { /* the first value of every record becomes a stored zero */
+    for (row_group = 0; row_group < row_groups;
+         row_group++) { /* the first value of every record becomes a stored zero */
         for (group = 0; group < groups; group++) {
             unsigned char *record = data + 16 * (size_t)offsets[row_group * group_ld + group];
             const uint16_t zero = group & 1 ? 0x8000 : 0;
