@@ -25,7 +25,7 @@ typedef struct options {
 
 /* What --predict assumes where the command line says nothing: weights that an SM expands per clock, and the part of a
  * call that no byte explains. Both from an H200 at N = 16: a prototype took 71 to 75 us for a 28672 x 8192 layer at 50
- * to 70 % zeros, whatever its bytes; cuBLAS takes 4 to 5 us more than its bytes need, from 4096 x 4096 to 28672 x 8192. */
+ * to 70 % zeros, whatever its bytes; cuBLAS takes 4 to 5 us more than its bytes need (4096 x 4096 to 28672 x 8192). */
 static const double default_decode_rate = 12.8, default_fixed_us = 5.0;
 
 static const char *const help =

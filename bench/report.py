@@ -4,8 +4,9 @@
     report.py plot  RESULTS.csv [more.csv ...] --out DIRECTORY
     report.py table RESULTS.csv [more.csv ...] --readme README.md [--check]
 
-`plot` needs matplotlib and writes SVG files that are readable on light and dark pages. `table` needs nothing; it replaces
-what stands between <!-- bench:begin --> and <!-- bench:end -->, or, with --check, exits with 1 if that would change it.
+`plot` needs matplotlib and writes SVG files that are readable on light and dark pages. `table` needs nothing; it
+replaces what stands between <!-- bench:begin --> and <!-- bench:end -->, or, with --check, exits with 1 if that would
+change it.
 """
 
 import argparse
@@ -105,8 +106,8 @@ def table_text(rows, facts):
     for row in sorted(select(rows, n=n, zeros=z), key=lambda row: row["M"] * row["K"]):
         dependent = f"{row['us_dependent']:.1f}" if row["us_dependent"] else "-"
         text.append(
-            f"| {row['name']} | {row['M']:.0f} x {row['K']:.0f} | {row['us']:.1f} | {dependent} | {row['cublas_us']:.1f} "
-            f"| {row['speedup']:.2f} | {100 * row['roofline_share']:.0f} % |"
+            f"| {row['name']} | {row['M']:.0f} x {row['K']:.0f} | {row['us']:.1f} | {dependent} "
+            f"| {row['cublas_us']:.1f} | {row['speedup']:.2f} | {100 * row['roofline_share']:.0f} % |"
         )
     return "\n".join(text)
 
@@ -187,7 +188,7 @@ def plot_speedup_by_zeros(plt, rows, gpu, directory):
         axes.plot(zeros, [geomean(s) for s in speedups], marker="o", color=color, label=label)
         axes.fill_between(zeros, [min(s) for s in speedups], [max(s) for s in speedups], color=color, alpha=0.15, lw=0)
     ceiling = [16 / geomean(row["bits_per_weight"] for row in select(rows, zeros=z)) for z in zeros]
-    axes.plot(zeros, ceiling, color=GREY, linestyle=":", label="ratio of the bytes: a perfect kernel against a perfect dense one")
+    axes.plot(zeros, ceiling, color=GREY, linestyle=":", label="ratio of the bytes: perfect sparse over perfect dense")
     axes.set_xticks(zeros)
     axes.set_ylim(bottom=0)
     dense_line(axes)
@@ -204,8 +205,8 @@ def plot_roofline(plt, rows, gpu, directory):
         axes.plot([2e-6 * row["M"] * row["K"] for row in part], [100 * row["roofline_share"] for row in part], "o",
                   color=color, markersize=4, label=f"{z:.0f} % zeros")
     part = select(rows, zeros=values_of(rows, "zeros")[0])
-    axes.plot([2e-6 * row["M"] * row["K"] for row in part], [100 * row["cublas_share"] for row in part], "x", color=GREY,
-              markersize=5, label="best cuBLAS, of its own bytes")
+    axes.plot([2e-6 * row["M"] * row["K"] for row in part], [100 * row["cublas_share"] for row in part], "x",
+              color=GREY, markersize=5, label="best cuBLAS, of its own bytes")
     axes.set_xscale("log")
     axes.set_ylim(0, 105)
     finish(plt, figure, axes, directory, "roofline_by_size")

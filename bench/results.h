@@ -54,7 +54,7 @@ static const struct {
     {"warps_k", offsetof(spinfer_plan, warps_k)},     {"stages", offsetof(spinfer_plan, stages)},
     {"splits", offsetof(spinfer_plan, splits)},       {"cluster", offsetof(spinfer_plan, cluster)},
     {"x_cols", offsetof(spinfer_plan, x_cols)},       {"x_pieces", offsetof(spinfer_plan, x_pieces)},
-    {"bulk", offsetof(spinfer_plan, bulk)},           {"dependent", offsetof(spinfer_plan, dependent)},
+    {"dependent", offsetof(spinfer_plan, dependent)},
 };
 enum { PLAN_FIELDS = sizeof plan_fields / sizeof *plan_fields, PLAN_TEXT = 160 };
 

@@ -64,29 +64,27 @@ static void test_every_path(const spinfer_device *device, size_t M, size_t K, si
 {
     const int     sm_90 = device->compute >= 90;
     const weights W = weights_random(M, K, 0.5, extra_tokens & 1 ? SPINFER_BF16 : SPINFER_FP16, 1);
-    size_t        t, i, both;
-    for (both = 0; both < 2 * COUNT(tokens); both++) {
-        const size_t aligned = both % 2;
-        job          j;
-        spinfer_plan plan;
-        t = both / 2;
-        j = job_default(&W, (size_t)tokens[t] + extra_tokens);
-        plan = plan_for(&W.device, (size_t)tokens[t], device);
-        j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
-        j.beta = 1.0f;
-        job_create(&j, t);
-        CHECK(try_plan(&j, &plan, s));
-        for (i = 0; i < COUNT(splits); i += small_run() ? 2 : 1)
-            for (plan.cluster = 0; plan.cluster < 2; plan.cluster++) {
-                int accepted;
-                plan.tokens = tokens[t];
-                plan.splits = splits[i];
-                plan.dependent = sm_90 && ((i + t) & 1);
-                accepted = try_plan(&j, &plan, s);
-                if (plan.splits > 1 || !plan.cluster) CHECK(accepted == (sm_90 || !plan.cluster));
-            }
-        job_free(&j);
-    }
+    size_t        t, i;
+    int           aligned;
+    for (t = 0; t < COUNT(tokens); t++)
+        for (aligned = 0; aligned < 2; aligned++) {
+            job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
+            spinfer_plan plan = plan_for(&W.device, (size_t)tokens[t], device);
+            j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
+            j.beta = 1.0f;
+            job_create(&j, t);
+            CHECK(try_plan(&j, &plan, s));
+            for (i = 0; i < COUNT(splits); i += small_run() ? 2 : 1)
+                for (plan.cluster = 0; plan.cluster < 2; plan.cluster++) {
+                    int accepted;
+                    plan.tokens = tokens[t];
+                    plan.splits = splits[i];
+                    plan.dependent = sm_90 && ((i + t) & 1);
+                    accepted = try_plan(&j, &plan, s);
+                    if (plan.splits > 1 || !plan.cluster) CHECK(accepted == (sm_90 || !plan.cluster));
+                }
+            job_free(&j);
+        }
     weights_free((weights *)&W);
 }
 

@@ -7,7 +7,7 @@
  *   - Products of two 16-bit values are exact in fp32: 11 + 11 (fp16) or 8 + 8 (bf16) significant bits.
  *   - A tensor core adds some products and the accumulator in one step: it aligns them to the largest one, cuts off
  *     what is below the last of at least 24 bits, and cuts off the sum again. It truncates, hence 2u instead of u.
- *     (NVIDIA does not document it; so it has been measured.) A step with j nonzero products loses at most 2u S for
+ *     (As published measurements say.) A step with j nonzero products loses at most 2u S for
  *     each of the j addends that are not the largest, and 2u S for its sum: at most 2j times 2u S. Over all of K that
  *     is 4u K S, however the steps are cut.
  *   - The partial sums of warps and splits are added in fp32: at most 32 * splits additions of u each. There is at most

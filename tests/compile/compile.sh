@@ -171,4 +171,4 @@ check_consumer() {
     ./consumer/consumer
 }
 
-check_"$@"
+"check_$1" "${@:2}"
