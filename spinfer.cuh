@@ -103,7 +103,6 @@ typedef struct spinfer_plan {
                       (sm_90, splits <= 8); 0: they add through the workspace                                    */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16                                                      */
-    int bulk; /* TEMPORARY */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
 } spinfer_plan;
@@ -432,14 +431,6 @@ SPINFER_DEVICE void spinfer_shared_store_u16(uint32_t address, uint16_t value)
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
 }
 
-/* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. What those who counted before had read is read. */
-SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
-{
-    uint32_t before;
-    asm volatile("atom.acq_rel.cta.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
-    return before;
-}
-
 SPINFER_DEVICE void spinfer_shared_store_frag_c(uint32_t address, spinfer_frag_c c)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
@@ -605,34 +596,39 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
-    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                 */
-    uint32_t sums;     /* barrier: the sums of the other blocks of the cluster have arrived                 */
-    uint32_t rings;    /* [warps] of `ring` bytes: [stages] records, in the end the warp's sums             */
-    uint32_t ring;     /* bytes                                                                             */
-    uint32_t stage;    /* bytes of a stage: the largest record                                              */
+    uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece                                  */
+    uint32_t received; /* barrier: the sums of the other blocks of the cluster have arrived                 */
+    uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
+    uint32_t stage;    /* bytes of a stage                                                                  */
+    uint32_t sums;     /* bytes from the sums of a warp to those of the next                                */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
-    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes; in the end, sums from */
+    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                        */
     uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks  */
-    uint32_t total;    /*                                               .. the other blocks of the cluster  */
+    uint32_t inbox;    /* sums from the other blocks of the cluster, behind the sums of this one            */
+    uint32_t total;
 } spinfer_smem;
 
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    const uint32_t warp_sums = tokens * 256; /* 64 rows, fp32 */
-    const uint32_t received = plan->cluster ? (uint32_t)plan->strips * warp_sums : 0; /* from all splits together */
+    const uint32_t splits = (uint32_t)plan->splits, frags = (uint32_t)plan->strips * tokens / 2; /* of 512 bytes: 16 rows, 8 tokens */
+    const uint32_t stage = (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
+    const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * 256; /* 64 rows */
+    uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
-    s.x_left = s.x_full + 8 * (uint32_t)plan->x_pieces;
-    s.sums = (s.x_left + 4 * (uint32_t)plan->x_pieces + 7) / 8 * 8;
-    s.rings = (s.sums + 8 + 127) / 128 * 128;
-    s.stage = max_record;
-    s.ring = (uint32_t)plan->stages * s.stage > warp_sums ? (uint32_t)plan->stages * s.stage : warp_sums;
-    s.tables = s.rings + warps * s.ring;
+    s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
+    s.received = s.x_empty + 8 * (uint32_t)plan->x_pieces;
+    s.rings = (s.received + 8 + 127) / 128 * 128;
+    s.stage = stage;
+    s.sums = ring > warp_sums ? ring : warp_sums;
+    s.tables = s.rings + warps * ring;
     s.x = (s.tables + warps * 512 + 127) / 128 * 128;
     s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
+    s.inbox = s.rings + warps * s.sums;
+    end = s.inbox + (plan->cluster ? (frags + splits - 1) / splits * (splits - 1) * 512 : 0);
     s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
-    if (s.total < s.x + received) s.total = s.x + received;
+    if (s.total < end) s.total = end;
     return s;
 }
 
@@ -712,36 +708,41 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, u
 /* A warp's stream of records, every warps_k-th of a strip. The offsets of its record i wait in the registers of lane i % 32,
  * loaded 32 records ahead. */
 typedef struct spinfer_stream {
-    const uint32_t *offsets;    /* of this lane's record, in global memory         */
-    uint32_t        begin, end; /* of this lane's record, units of 16 bytes        */
-    uint32_t        col;        /* GroupTile column of this lane's record          */
+    const uint32_t *offsets;    /* of the first column, in global memory; uniform  */
+    uint32_t        begin, end; /* of this lane's next record, units of 16 bytes   */
+    uint32_t        shift;      /* of this lane's last record: bytes into its line */
+    uint32_t        col;        /* GroupTile column of this lane's next record     */
     uint32_t        next;       /* lane of the next record to fetch                */
 } spinfer_stream;
 
 SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 {
     if (s->col < cols) {
-        s->begin = s->offsets[0];
-        s->end = s->offsets[1];
+        s->begin = s->offsets[s->col];
+        s->end = s->offsets[s->col + 1];
     }
 }
 
-/* Starts the copy of the next record into a stage. Scope: warp; everybody has left the stage before (warp barrier). */
+/* Starts the copy of the next record into a stage. Records lie at any multiple of 16, but copies whose source and target differ
+ * modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied. The lines that two records
+ * share come from the L2 the second time. Scope: warp; everybody has left the stage before (warp barrier). */
 SPINFER_DEVICE void spinfer_stream_fetch(spinfer_stream *s, const void *data, uint32_t cols, uint32_t warps_k, uint32_t stage,
                                          uint32_t barrier, uint32_t lane)
 {
 #if !SPINFER_HAS_BULK_COPY
-    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)s->next), end = __shfl_sync(0xffffffffu, s->end, (int)s->next);
+    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)s->next) & ~7u;
+    const uint32_t end = (__shfl_sync(0xffffffffu, s->end, (int)s->next) + 7) & ~7u;
     for (uint32_t unit = lane; unit < end - begin; unit += 32)
         spinfer_cp_async_16(stage + 16 * unit, (const unsigned char *)data + 16 * ((uint64_t)begin + unit), 16);
     spinfer_cp_async_arrive(barrier);
 #endif
     if (lane == s->next) {
 #if SPINFER_HAS_BULK_COPY
-        spinfer_mbarrier_arrive_expect(barrier, 16 * (s->end - s->begin));
-        spinfer_bulk_copy(stage, (const unsigned char *)data + 16 * (uint64_t)s->begin, 16 * (s->end - s->begin), barrier);
+        const uint32_t begin = s->begin & ~7u, bytes = 16 * (((s->end + 7) & ~7u) - begin);
+        spinfer_mbarrier_arrive_expect(barrier, bytes);
+        spinfer_bulk_copy(stage, (const unsigned char *)data + 16 * (uint64_t)begin, bytes, barrier);
 #endif
-        s->offsets += 32 * warps_k;
+        s->shift = 16 * (s->begin % 8);
         s->col += 32 * warps_k;
         spinfer_stream_load(s, cols);
     }
@@ -764,8 +765,8 @@ SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane) { return __sh
 
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
-    uint32_t          words;   /* bytes from a stage to the lane's BitmapTile (number `lane`)                */
-    uint32_t          offset;  /* bytes from a stage to the tc_offset of that tile                           */
+    uint32_t          words;   /* bytes from a record to the lane's BitmapTile (number `lane`)              */
+    uint32_t          offset;  /* bytes from a record to the tc_offset of that tile                         */
     uint32_t          write;   /* where the lane writes into the table of its warp                           */
     uint32_t          read;    /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
@@ -794,16 +795,16 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
 
 /* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their values
  * begin. Scope: warp; a warp barrier publishes the table. */
-SPINFER_DEVICE void spinfer_scan_record(uint32_t stage, const spinfer_lane *l)
+SPINFER_DEVICE void spinfer_scan_record(uint32_t record, const spinfer_lane *l)
 {
     uint32_t word[2], low, all, sum;
-    spinfer_shared_u32x2(stage + l->words, word);
-    const uint32_t before = spinfer_shared_u16(stage + l->offset);
+    spinfer_shared_u32x2(record + l->words, word);
+    const uint32_t before = spinfer_shared_u16(record + l->offset);
     low = (uint32_t)__popc(word[0]);
     all = sum = low + (uint32_t)__popc(word[1]);
     spinfer_add_from_below(&sum, 1);
     spinfer_add_from_below(&sum, 2);
-    const uint32_t place = stage + SPINFER_RECORD_VALUES + 2 * (before + sum - all);
+    const uint32_t place = record + SPINFER_RECORD_VALUES + 2 * (before + sum - all);
     spinfer_shared_store_u32x2(l->write, word[0], place);
     spinfer_shared_store_u32x2(l->write ^ 16, word[1], place + 2 * low);
 }
@@ -847,10 +848,11 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range, into a
- * slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become zeros, because
- * 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
+ * slot. Every warp of the block copies its share of the rows (tokens) and arrives with 32 lanes. Columns from K up to a whole
+ * GroupTile become zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody
+ * stores. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t col,
-                                    uint32_t slot, uint32_t lane)
+                                    uint32_t slot, uint32_t warp, uint32_t warps, uint32_t lane)
 {
     const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols, stride = args->layout.x_stride;
     const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
@@ -859,29 +861,20 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     const uint32_t width = args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
     const uint32_t to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
     const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
-    const bool      aligned = ((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0;
 
-    if (aligned) { /* a lane copies whole rows */
-        SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32)
-            for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
-                spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
-#if SPINFER_HAS_BULK_COPY
-        spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
-        SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32) spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
-#else
-        SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++)
-            for (uint32_t at = 8 * lane; at < width; at += 256) spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
+    if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) {
+        for (uint32_t row = warp; row < rows; row += warps) {
+            SPINFER_NO_UNROLL
+            for (uint32_t at = 8 * lane; at < groups * SPINFER_GROUP_COLS; at += 256)
+                spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + (at < width ? at : 0), at < width ? 16 : 0);
+        }
         spinfer_cp_async_arrive(full);
-#endif
     } else {
-        SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++)
+        for (uint32_t row = warp; row < rows; row += warps) {
             SPINFER_NO_UNROLL
             for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
                 spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
+        }
         spinfer_mbarrier_arrive(full);
     }
 }
@@ -897,28 +890,30 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const uint32_t      warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
     const uint32_t      x_pieces = (uint32_t)plan->x_pieces, strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
-    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * layout.ring;
-    const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8;
+    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
+    const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
     const spinfer_lane  l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
-    uint32_t            stage = 0, parity = 0, x_slot = 0, x_parity = 0, col = block->part;
+    uint32_t            stage = 0, parity = 0, owner = 0, x_slot = 0, x_parity = 0, col = block->part;
 
     spinfer_stream stream;
-    stream.begin = stream.end = stream.next = 0;
+    stream.begin = stream.end = stream.shift = stream.next = 0;
     stream.col = block->part + warps_k * lane;
-    stream.offsets = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin + stream.col;
+    stream.offsets = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
     spinfer_stream_load(&stream, cols);
     if (lane == 0) {
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
-        SPINFER_NO_UNROLL
-        for (uint32_t i = warp; i < x_pieces; i += warps) {
-            spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
-            spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
+        if (warp == 0) {
+            SPINFER_NO_UNROLL
+            for (uint32_t i = 0; i < x_pieces; i++) {
+                spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32 * warps);
+                spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, warps);
+            }
+            spinfer_mbarrier_init(smem + layout.received, 1);
         }
-        if (warp == 0) spinfer_mbarrier_init(smem + layout.sums, 1);
         spinfer_mbarrier_fence();
     }
-    __syncwarp(); /* the barriers that this warp fetches to are ready */
+    __syncthreads(); /* the barriers are ready */
     SPINFER_NO_UNROLL
     for (int turn = 0; turn < 2; turn++) { /* X first: behind a burst of weights it arrives microseconds later */
         if (turn == plan->dependent) {
@@ -926,38 +921,39 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
             SPINFER_NO_UNROLL
-            for (uint32_t i = warp; i < x_pieces && i * x_cols < block->cols; i += warps)
-                spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
+            for (uint32_t i = 0; i < x_pieces && i * x_cols < block->cols; i++)
+                spinfer_fetch_x(args, block, smem, i * x_cols, i, warp, warps, lane);
         } else {
             SPINFER_NO_UNROLL
             for (uint32_t i = 0; i < stages && col + i * warps_k < cols; i++)
                 spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, ring + i * layout.stage, barriers + 8 * i, lane);
         }
     }
-    __syncthreads(); /* the barriers of X are ready for all */
 
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
-        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride + 64 * block->part;
+        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride;
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, x_parity);
         SPINFER_NO_UNROLL
         for (; col < end; col += warps_k, x += 64 * warps_k) {
             const uint32_t at = ring + stage * layout.stage, barrier = barriers + 8 * stage;
+            const uint32_t record = at + __shfl_sync(0xffffffffu, stream.shift, (int)owner);
             spinfer_mbarrier_wait(barrier, parity);
-            spinfer_scan_record(at, &l);
+            spinfer_scan_record(record, &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_record(dtype, n_frags, sums, x_frags, &l, x, layout.x_stride);
             __syncwarp(); /* all lanes have read stage and table */
             if (col + stages * warps_k < cols) spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, at, barrier, lane);
             if (++stage == stages) stage = 0, parity ^= 1;
+            owner = (owner + 1) % 32;
         }
-        if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
-            uint32_t left = 0;
-            __syncwarp(); /* all lanes have read the piece */
-            if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
-            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1)
-                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
+        __syncwarp(); /* all lanes have read the piece */
+        if (lane == 0) spinfer_mbarrier_arrive(smem + layout.x_empty + 8 * x_slot);
+        if (piece > 0 && piece + (x_pieces - 1) * x_cols < block->cols) { /* refill the slot before: by now others have left it, too */
+            const uint32_t slot = x_slot ? x_slot - 1 : x_pieces - 1;
+            spinfer_mbarrier_wait(smem + layout.x_empty + 8 * slot, x_slot ? x_parity : x_parity ^ 1);
+            spinfer_fetch_x(args, block, smem, piece + (x_pieces - 1) * x_cols, slot, warp, warps, lane);
         }
         if (++x_slot == x_pieces) x_slot = 0, x_parity ^= 1;
     }
@@ -1036,11 +1032,12 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part, frags = strips * 4 * (uint32_t)n_frags;
     const uint32_t rings = smem + args->layout.rings + 16 * (uint32_t)lane, row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
 
+    if (args->layout.sums > (uint32_t)plan->stages * args->layout.stage) __syncthreads(); /* all warps have left their stages and X */
     SPINFER_UNROLL
-    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(rings + warp * args->layout.ring + 512 * (uint32_t)f, sums[f]);
-    __syncthreads(); /* the sums of all warps are visible; X and its barriers are no longer in use */
+    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(rings + warp * args->layout.sums + 512 * (uint32_t)f, sums[f]);
+    __syncthreads(); /* the sums of all warps are visible; X is no longer in use */
 #if SPINFER_HAS_CLUSTER
-    const uint32_t received = smem + args->layout.x + 16 * (uint32_t)lane, barrier = smem + args->layout.sums;
+    const uint32_t received = smem + args->layout.inbox + 16 * (uint32_t)lane, barrier = smem + args->layout.received;
     if (plan->cluster) {
         if (warp == 0 && lane == 0) /* bytes of the own fragments from the other blocks */
             spinfer_mbarrier_arrive_expect(barrier, (frags + splits - 1 - block->split) / splits * (splits - 1) * 512);
@@ -1049,9 +1046,9 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
 #endif
     SPINFER_NO_UNROLL
     for (uint32_t f = warp; f < frags; f += warps) {
-        const uint32_t strip = f / (4 * n_frags), at = rings + strip * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+        const uint32_t strip = f / (4 * n_frags), at = rings + strip * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
         spinfer_frag_c sum = spinfer_shared_load_frag_c(at);
-        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(at + k * args->layout.ring));
+        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(at + k * args->layout.sums));
         if (splits == 1) {
             spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
         } else if (SPINFER_HAS_CLUSTER && plan->cluster) {
@@ -1068,7 +1065,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         SPINFER_NO_UNROLL
         for (uint32_t f = warp; f < frags; f += warps) { /* the fragments that this warp has just summed */
             const uint32_t rank = f % splits, slot = block->split - (block->split > rank); /* senders in the order of K */
-            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
             if (rank != block->split)
                 spinfer_cluster_send_frag_c(received + (f / splits * (splits - 1) + slot) * 512, barrier, rank, spinfer_shared_load_frag_c(at));
         }
@@ -1076,7 +1073,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         SPINFER_NO_UNROLL
         for (uint32_t f = warp; f < frags; f += warps) {
             if (f % splits != block->split) continue;
-            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.ring + 512 * (f % (4 * n_frags));
+            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
             spinfer_frag_c sum, own = spinfer_shared_load_frag_c(at);
             sum.r[0] = sum.r[1] = sum.r[2] = sum.r[3] = 0.0f;
             for (uint32_t k = 0, slot = 0; k < splits; k++)
@@ -1200,9 +1197,11 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (!spinfer_detail_kernel(W->dtype, plan->tokens, &max_warps)) return SPINFER_ERR_PLAN;
     if (plan->strips < 1 || plan->strips > max_warps || plan->warps_k < 1 || plan->warps_k > max_warps / plan->strips)
         return SPINFER_ERR_PLAN;
+    if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols)) return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
     if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % plan->warps_k) return SPINFER_ERR_PLAN;
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024) return SPINFER_ERR_PLAN;
+    if ((plan->cluster | plan->dependent) & ~1) return SPINFER_ERR_PLAN;
     if (plan->cluster && (plan->splits < 2 || plan->splits > 8)) return SPINFER_ERR_PLAN;
     if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
     if (plan->splits > 1 && !plan->cluster &&
@@ -1328,7 +1327,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     if (!X || !Y) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
     if (n < 1 || ldx < W->cols || ldy < W->rows || n > UINT32_MAX) return SPINFER_ERR_SHAPE;
-    if ((uintptr_t)X % 2 || (uintptr_t)Y % 2) return SPINFER_ERR_ALIGNMENT;
+    if ((uintptr_t)X % 2 || (uintptr_t)Y % 2 || (uintptr_t)W->data % 128 || W->data_bytes % 128) return SPINFER_ERR_ALIGNMENT;
     status = spinfer_device_query(&device);
     if (status != SPINFER_OK) return status;
     memset(&args, 0, sizeof args);

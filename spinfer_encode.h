@@ -94,7 +94,7 @@ typedef unsigned long long uint64_t;
  *     offsets   uint32_t [row_groups * group_ld + 1], in units of 16 bytes: record g is the bytes
  *               16 * offsets[g] .. 16 * offsets[g + 1] of data, g = (row / 64) * group_ld + col / 32
  *
- *     data      one record for each GroupTile, 16-byte aligned, in the order of g:
+ *     data      one record for each GroupTile, 16-byte aligned, in the order of g; zeros up to a multiple of 128 bytes
  *
  *        byte 0          16                        272                          272 + 2 * nnz
  *        +--------------+-------------------------+----------------------------+-----------------+
@@ -110,7 +110,8 @@ typedef unsigned long long uint64_t;
  * TCTile, and a warp needs no scan across all of its lanes. Why 64 x 32: a stage of 2.3 KB at 50 % lets 24 warps of an
  * SM own private two-stage buffers, and widths like 1376 or 1440 (tensor-parallel shards) need no padding.
  *
- * Bytes = 4 (groups + 1) + sum over groups of roundup16(272 + 2 nnz): 9.1 bits for each weight at 50 % density. */
+ * All numbers are little-endian. Bytes = 4 (groups + 1) + roundup128(sum over groups of roundup16(272 + 2 nnz)): 9.1 bits for
+ * each weight at 50 % density. */
 
 #define SPINFER_GROUP_ROWS 64
 #define SPINFER_GROUP_COLS 32
@@ -179,7 +180,7 @@ typedef enum spinfer_dtype {
  * The two pointers are both host memory or both device memory; which one is the caller's knowledge. */
 typedef struct spinfer_matrix {
     const uint32_t *offsets;    /* [row_groups * group_ld + 1], see FIG 3                                   */
-    const void     *data;       /* records, 16-byte aligned                                                 */
+    const void     *data;       /* records, 16-byte aligned; 128-byte aligned in device memory              */
     uint64_t        data_bytes; /* bytes that data points at; a slice keeps the number of its parent        */
     uint32_t        rows;       /* M, 1 .. SPINFER_MAX_DIM, without padding                                 */
     uint32_t        cols;       /* K, 1 .. SPINFER_MAX_DIM, without padding                                 */
@@ -432,6 +433,7 @@ static inline spinfer_status spinfer_encode_sizes(const uint16_t *dense, size_t 
 #endif
     for (row_group = 0; row_group < row_groups; row_group++)
         spinfer_detail_count_row(dense, rows, cols, ld, (size_t)row_group, NULL, &nnz, &bytes, &max_record);
+    bytes = (bytes + 127) / 128 * 128;
     if (bytes / 16 > UINT32_MAX) return SPINFER_ERR_OVERFLOW;
     sizes->offsets_bytes = spinfer_offsets_bytes(rows, cols);
     sizes->data_bytes = bytes;
@@ -482,6 +484,7 @@ static inline spinfer_status spinfer_encode(const uint16_t *dense, size_t rows, 
         unit += units;
     }
     offsets[groups] = unit;
+    memset((unsigned char *)data + 16 * (size_t)unit, 0, (size_t)sizes.data_bytes - 16 * (size_t)unit);
 
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static)
@@ -640,6 +643,7 @@ static inline spinfer_status spinfer_validate(const spinfer_matrix *W, uint64_t 
     groups = spinfer_col_groups(W->cols);
     needed = ((uint64_t)row_groups - 1) * W->group_ld + groups + 1; /* < 2^52: no overflow */
     if (offsets_bytes / 4 < needed || W->data_bytes > data_bytes) return SPINFER_ERR_CAPACITY;
+    if (W->data_bytes % 128) return SPINFER_ERR_FORMAT;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) reduction(| : bad)
 #endif
@@ -736,6 +740,7 @@ static inline spinfer_status spinfer_concat_rows_sizes(const spinfer_matrix *par
         }
         if (W->max_record > max_record) max_record = W->max_record;
     }
+    bytes = (bytes + 127) / 128 * 128;
     if (bytes / 16 > UINT32_MAX) return SPINFER_ERR_OVERFLOW;
     sizes->offsets_bytes = spinfer_offsets_bytes((size_t)rows, parts[0].cols);
     sizes->data_bytes = bytes;
@@ -775,6 +780,7 @@ static inline spinfer_status spinfer_concat_rows(const spinfer_matrix *parts, si
         rows += parts[part].rows;
     }
     offsets[next] = unit;
+    memset((unsigned char *)data + 16 * (size_t)unit, 0, (size_t)sizes.data_bytes - 16 * (size_t)unit);
     matrix->offsets = offsets;
     matrix->data = data;
     matrix->data_bytes = sizes.data_bytes;

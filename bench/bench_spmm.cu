@@ -118,7 +118,7 @@ static int list_variants(const spinfer_plan *from, spinfer_plan *list)
  * with a wrong result. */
 static int sweep_plans(const bench *b, const product *p, result *r)
 {
-    const spinfer_plan none = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    const spinfer_plan none = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     spinfer_plan       list[MAX_VARIANTS], last = none;
     bench              quick = *b;
     product            trial = *p;
