@@ -431,6 +431,14 @@ SPINFER_DEVICE void spinfer_shared_store_u16(uint32_t address, uint16_t value)
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
 }
 
+/* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. What those who counted before had read is read. */
+SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
+{
+    uint32_t before;
+    asm volatile("atom.acq_rel.cta.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
+    return before;
+}
+
 SPINFER_DEVICE void spinfer_shared_store_frag_c(uint32_t address, spinfer_frag_c c)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
@@ -596,7 +604,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
-    uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece                                  */
+    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                 */
     uint32_t received; /* barrier: the sums of the other blocks of the cluster have arrived                 */
     uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
     uint32_t stage;    /* bytes of a stage                                                                  */
@@ -617,9 +625,9 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
-    s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
-    s.received = s.x_empty + 8 * (uint32_t)plan->x_pieces;
-    s.rings = (s.received + 8 + 127) / 128 * 128;
+    s.received = s.x_full + 8 * (uint32_t)plan->x_pieces;
+    s.x_left = s.received + 8;
+    s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > warp_sums ? ring : warp_sums;
     s.tables = s.rings + warps * ring;
@@ -848,11 +856,10 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range, into a
- * slot. Every warp of the block copies its share of the rows (tokens) and arrives with 32 lanes. Columns from K up to a whole
- * GroupTile become zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody
- * stores. Scope: warp. */
+ * slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become zeros, because
+ * 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t col,
-                                    uint32_t slot, uint32_t warp, uint32_t warps, uint32_t lane)
+                                    uint32_t slot, uint32_t lane)
 {
     const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols, stride = args->layout.x_stride;
     const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
@@ -862,19 +869,30 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     const uint32_t to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
     const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
 
-    if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) {
-        for (uint32_t row = warp; row < rows; row += warps) {
+    if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) { /* a lane copies whole rows */
+        SPINFER_NO_UNROLL
+        for (uint32_t row = lane; row < rows; row += 32)
             SPINFER_NO_UNROLL
-            for (uint32_t at = 8 * lane; at < groups * SPINFER_GROUP_COLS; at += 256)
-                spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + (at < width ? at : 0), at < width ? 16 : 0);
-        }
+            for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
+                spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
+#if SPINFER_HAS_BULK_COPY
+        spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
+        SPINFER_NO_UNROLL
+        for (uint32_t row = lane; row < rows; row += 32) spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+#else
+        SPINFER_NO_UNROLL
+        for (uint32_t row = 0; row < rows; row++)
+            SPINFER_NO_UNROLL
+            for (uint32_t at = 8 * lane; at < width; at += 256)
+                spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
         spinfer_cp_async_arrive(full);
+#endif
     } else {
-        for (uint32_t row = warp; row < rows; row += warps) {
+        SPINFER_NO_UNROLL
+        for (uint32_t row = 0; row < rows; row++)
             SPINFER_NO_UNROLL
             for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
                 spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
-        }
         spinfer_mbarrier_arrive(full);
     }
 }
@@ -903,17 +921,15 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     if (lane == 0) {
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
-        if (warp == 0) {
-            SPINFER_NO_UNROLL
-            for (uint32_t i = 0; i < x_pieces; i++) {
-                spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32 * warps);
-                spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, warps);
-            }
-            spinfer_mbarrier_init(smem + layout.received, 1);
+        SPINFER_NO_UNROLL
+        for (uint32_t i = warp; i < x_pieces; i += warps) {
+            spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
+            spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
         }
+        if (warp == 0) spinfer_mbarrier_init(smem + layout.received, 1);
         spinfer_mbarrier_fence();
     }
-    __syncthreads(); /* the barriers are ready */
+    __syncwarp(); /* the barriers that this warp fetches to are ready */
     SPINFER_NO_UNROLL
     for (int turn = 0; turn < 2; turn++) { /* X first: behind a burst of weights it arrives microseconds later */
         if (turn == plan->dependent) {
@@ -921,14 +937,15 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
             SPINFER_NO_UNROLL
-            for (uint32_t i = 0; i < x_pieces && i * x_cols < block->cols; i++)
-                spinfer_fetch_x(args, block, smem, i * x_cols, i, warp, warps, lane);
+            for (uint32_t i = warp; i < x_pieces && i * x_cols < block->cols; i += warps)
+                spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
         } else {
             SPINFER_NO_UNROLL
             for (uint32_t i = 0; i < stages && col + i * warps_k < cols; i++)
                 spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, ring + i * layout.stage, barriers + 8 * i, lane);
         }
     }
+    __syncthreads(); /* the barriers of X are ready for all */
 
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
@@ -948,12 +965,12 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             if (++stage == stages) stage = 0, parity ^= 1;
             owner = (owner + 1) % 32;
         }
-        __syncwarp(); /* all lanes have read the piece */
-        if (lane == 0) spinfer_mbarrier_arrive(smem + layout.x_empty + 8 * x_slot);
-        if (piece > 0 && piece + (x_pieces - 1) * x_cols < block->cols) { /* refill the slot before: by now others have left it, too */
-            const uint32_t slot = x_slot ? x_slot - 1 : x_pieces - 1;
-            spinfer_mbarrier_wait(smem + layout.x_empty + 8 * slot, x_slot ? x_parity : x_parity ^ 1);
-            spinfer_fetch_x(args, block, smem, piece + (x_pieces - 1) * x_cols, slot, warp, warps, lane);
+        if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
+            uint32_t left = 0;
+            __syncwarp(); /* all lanes have read the piece */
+            if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
+            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1)
+                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
         }
         if (++x_slot == x_pieces) x_slot = 0, x_parity ^= 1;
     }
