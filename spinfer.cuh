@@ -79,6 +79,12 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000
+#define SPINFER_HAS_BINARY_MMA 1 /* mma of one-bit operands in hardware                   */
+#else
+#define SPINFER_HAS_BINARY_MMA 0
+#endif
+
 /* ---- 2. Host API ----------------------------------------------------------------------------- */
 
 struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed to call this library */
@@ -391,8 +397,10 @@ SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t 
 /* Two 16-bit values into one register. */
 SPINFER_HD uint32_t spinfer_pack(uint32_t low, uint32_t high)
 {
-#ifdef __CUDA_ARCH__
-    return __byte_perm(low, high, 0x5410);
+#ifdef __CUDA_ARCH__ /* a multiplication: the FMA pipe has more room than the ALU (1 % on an H200) */
+    uint32_t packed;
+    asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(packed) : "r"(high), "r"(low));
+    return packed;
 #else
     return low | high << 16;
 #endif
@@ -439,20 +447,16 @@ SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
     return before;
 }
 
-SPINFER_DEVICE void spinfer_shared_store_frag_c(uint32_t address, spinfer_frag_c c)
+SPINFER_DEVICE void spinfer_shared_store_f32(uint32_t address, float value)
 {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
-                 : "memory");
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
-SPINFER_DEVICE spinfer_frag_c spinfer_shared_load_frag_c(uint32_t address)
+SPINFER_DEVICE float spinfer_shared_load_f32(uint32_t address)
 {
-    spinfer_frag_c c;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
-                 : "r"(address)
-                 : "memory");
-    return c;
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
 }
 
 /* spinfer_cp_async_16() : starts a copy of 16 bytes from global memory; bytes from `valid` on are zeros instead. */
@@ -601,6 +605,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *
  * Then the warps of a strip add their sums in shared memory, and blocks of one row group add theirs, in the order of K. */
 
+#define SPINFER_SUMS_STRIDE 272 /* bytes from token to token: 64 rows and 4 floats, so that a fragment's sums hit 32 banks */
+
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
@@ -608,7 +614,7 @@ typedef struct spinfer_smem {
     uint32_t received; /* barrier: the sums of the other blocks of the cluster have arrived                 */
     uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
     uint32_t stage;    /* bytes of a stage                                                                  */
-    uint32_t sums;     /* bytes from the sums of a warp to those of the next                                */
+    uint32_t sums;     /* bytes from the sums of a warp to those of the next: [tokens][68] floats, 64 rows  */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
     uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                        */
     uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks  */
@@ -619,9 +625,9 @@ typedef struct spinfer_smem {
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    const uint32_t splits = (uint32_t)plan->splits, frags = (uint32_t)plan->strips * tokens / 2; /* of 512 bytes: 16 rows, 8 tokens */
+    const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens * 2; /* of 32 sums */
     const uint32_t stage = (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
-    const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * 256; /* 64 rows */
+    const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
@@ -634,7 +640,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x = (s.tables + warps * 512 + 127) / 128 * 128;
     s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
     s.inbox = s.rings + warps * s.sums;
-    end = s.inbox + (plan->cluster ? (frags + splits - 1) / splits * (splits - 1) * 512 : 0);
+    end = s.inbox + (plan->cluster ? (units + splits - 1) / splits * (splits - 1) * 128 : 0);
     s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
     if (s.total < end) s.total = end;
     return s;
@@ -658,7 +664,7 @@ typedef struct spinfer_spmm_args {
     uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     float           alpha, beta;
     uint32_t       *counters; /* [row groups * token blocks], zero between launches                        */
-    float          *partials; /* [row groups * token blocks][splits][fragments][32 lanes][4]               */
+    float          *partials; /* [row groups * token blocks][splits][units][32], see spinfer_reduce()      */
 } spinfer_spmm_args;
 
 #ifdef __CUDA_ARCH__
@@ -681,12 +687,6 @@ SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
     else
         asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
-}
-
-SPINFER_DEVICE void spinfer_add_frag_c(spinfer_frag_c *sum, spinfer_frag_c c)
-{
-    SPINFER_UNROLL
-    for (int r = 0; r < 4; r++) sum->r[r] += c.r[r];
 }
 
 /* Where a block works. */
@@ -713,48 +713,40 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, u
     return b;
 }
 
-/* A warp's stream of records, every warps_k-th of a strip. The offsets of its record i wait in the registers of lane i % 32,
- * loaded 32 records ahead. */
+/* A warp's stream of records, every warps_k-th of a strip. Lane i % 32 keeps the offsets of the warp's record i, loaded 32 records
+ * ahead, until the record is consumed. */
 typedef struct spinfer_stream {
-    const uint32_t *offsets;    /* of the first column, in global memory; uniform  */
-    uint32_t        begin, end; /* of this lane's next record, units of 16 bytes   */
-    uint32_t        shift;      /* of this lane's last record: bytes into its line */
-    uint32_t        col;        /* GroupTile column of this lane's next record     */
-    uint32_t        next;       /* lane of the next record to fetch                */
+    const uint32_t *offsets;    /* of this lane's record, in global memory  */
+    uint32_t        begin, end; /* of this lane's record, units of 16 bytes */
 } spinfer_stream;
 
-SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
+SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, const uint32_t *last)
 {
-    if (s->col < cols) {
-        s->begin = s->offsets[s->col];
-        s->end = s->offsets[s->col + 1];
+    if (s->offsets < last) {
+        s->begin = s->offsets[0];
+        s->end = s->offsets[1];
     }
 }
 
-/* Starts the copy of the next record into a stage. Records lie at any multiple of 16, but copies whose source and target differ
- * modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied. The lines that two records
- * share come from the L2 the second time. Scope: warp; everybody has left the stage before (warp barrier). */
-SPINFER_DEVICE void spinfer_stream_fetch(spinfer_stream *s, const void *data, uint32_t cols, uint32_t warps_k, uint32_t stage,
-                                         uint32_t barrier, uint32_t lane)
+/* Starts the copy of the record whose offsets lane `owner` keeps. Records lie at any multiple of 16, but copies whose source and
+ * target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied. The lines that two
+ * records share come from the L2 the second time. Scope: warp; everybody has left the stage before (warp barrier). */
+SPINFER_DEVICE void spinfer_stream_fetch(const spinfer_stream *s, const void *data, uint32_t stage, uint32_t barrier,
+                                         uint32_t owner, uint32_t lane)
 {
-#if !SPINFER_HAS_BULK_COPY
-    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)s->next) & ~7u;
-    const uint32_t end = (__shfl_sync(0xffffffffu, s->end, (int)s->next) + 7) & ~7u;
+#if SPINFER_HAS_BULK_COPY
+    if (lane == owner) {
+        const uint32_t begin = s->begin & ~7u, bytes = (16 * (s->end - begin) + 127) & ~127u;
+        spinfer_mbarrier_arrive_expect(barrier, bytes);
+        spinfer_bulk_copy(stage, (const unsigned char *)data + (uint64_t)begin * 16, bytes, barrier);
+    }
+#else
+    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)owner) & ~7u;
+    const uint32_t end = (__shfl_sync(0xffffffffu, s->end, (int)owner) + 7) & ~7u;
     for (uint32_t unit = lane; unit < end - begin; unit += 32)
         spinfer_cp_async_16(stage + 16 * unit, (const unsigned char *)data + 16 * ((uint64_t)begin + unit), 16);
     spinfer_cp_async_arrive(barrier);
 #endif
-    if (lane == s->next) {
-#if SPINFER_HAS_BULK_COPY
-        const uint32_t begin = s->begin & ~7u, bytes = 16 * (((s->end + 7) & ~7u) - begin);
-        spinfer_mbarrier_arrive_expect(barrier, bytes);
-        spinfer_bulk_copy(stage, (const unsigned char *)data + 16 * (uint64_t)begin, bytes, barrier);
-#endif
-        s->shift = 16 * (s->begin % 8);
-        s->col += 32 * warps_k;
-        spinfer_stream_load(s, cols);
-    }
-    s->next = (s->next + 1) % 32;
 }
 
 /* Adds the value of the lane `distance` below to x, inside groups of four lanes. */
@@ -773,11 +765,12 @@ SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane) { return __sh
 
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
-    uint32_t          words;   /* bytes from a record to the lane's BitmapTile (number `lane`)              */
+    uint32_t          lane;
     uint32_t          offset;  /* bytes from a record to the tc_offset of that tile                         */
     uint32_t          write;   /* where the lane writes into the table of its warp                           */
     uint32_t          read;    /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
+    uint32_t          masks[2]; /* of the words before words 2 * (lane % 4) and + 1 of TCTile lane / 4 .. spinfer_count_before() */
 } spinfer_lane;
 
 /* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high, right
@@ -787,12 +780,13 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
 {
     const uint32_t tc = lane / 4, bt = lane % 4;
     spinfer_lane   l;
-    l.words = SPINFER_RECORD_BITMAPS + 8 * lane;
+    l.lane = lane;
     l.offset = 2 * tc;
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
-    l.words = spinfer_pin(l.words, lane);
+    l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
+    l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
     l.offset = spinfer_pin(l.offset, lane);
     l.write = spinfer_pin(l.write, lane);
     l.read = spinfer_pin(l.read, lane);
@@ -801,57 +795,102 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
     return l;
 }
 
+/* spinfer_count_before() : for lane i with the two words of BitmapTile i, how many values of the TCTile lie before each of them.
+ * sm_80 and sm_90 count on the tensor core: AND with a mask of all earlier words of the TCTile (lane / 4: row of the product,
+ * masks: columns) and add up the ones, 256 bits at a time. Elsewhere the instruction is emulated, and a scan is faster.
+ * Scope: warp. */
+SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lane *l, uint32_t *before)
+{
+#if SPINFER_HAS_BINARY_MMA
+    asm volatile("{ .reg .s32 unused;\n"
+                 "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, unused, unused}, {%2, %6, %3, %6}, {%4, %5}, "
+                 "{%6, %6, %6, %6}; }"
+                 : "=r"(before[0]), "=r"(before[1])
+                 : "r"(word[0]), "r"(word[1]), "r"(l->masks[0]), "r"(l->masks[1]), "r"(0));
+#else
+    const uint32_t low = (uint32_t)__popc(word[0]), all = low + (uint32_t)__popc(word[1]);
+    uint32_t       sum = all;
+    spinfer_add_from_below(&sum, 1);
+    spinfer_add_from_below(&sum, 2);
+    before[0] = sum - all;
+    before[1] = before[0] + low;
+#endif
+}
+
 /* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their values
  * begin. Scope: warp; a warp barrier publishes the table. */
 SPINFER_DEVICE void spinfer_scan_record(uint32_t record, const spinfer_lane *l)
 {
-    uint32_t word[2], low, all, sum;
-    spinfer_shared_u32x2(record + l->words, word);
-    const uint32_t before = spinfer_shared_u16(record + l->offset);
-    low = (uint32_t)__popc(word[0]);
-    all = sum = low + (uint32_t)__popc(word[1]);
-    spinfer_add_from_below(&sum, 1);
-    spinfer_add_from_below(&sum, 2);
-    const uint32_t place = record + SPINFER_RECORD_VALUES + 2 * (before + sum - all);
-    spinfer_shared_store_u32x2(l->write, word[0], place);
-    spinfer_shared_store_u32x2(l->write ^ 16, word[1], place + 2 * low);
+    uint32_t word[2], before[2];
+    spinfer_shared_u32x2(record + SPINFER_RECORD_BITMAPS + 8 * l->lane, word);
+    const uint32_t values = record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(record + l->offset);
+    spinfer_count_before(word, l, before);
+    spinfer_shared_store_u32x2(l->write, word[0], values + 2 * before[0]);
+    spinfer_shared_store_u32x2(l->write ^ 16, word[1], values + 2 * before[1]);
 }
 
-/* spinfer_multiply_record() : sums += record * X for 64 rows, 32 columns, 8 * n_frags tokens.
+/* What a lane has located of the TCTile that it will load next: rows g and g + 8. */
+typedef struct spinfer_located {
+    uint32_t place[2], bits[2];
+} spinfer_located;
+
+SPINFER_DEVICE void spinfer_locate_tc_tile(uint32_t entry, const spinfer_lane *l, spinfer_located *next)
+{
+    uint32_t e[4];
+    spinfer_shared_u32x4(entry, e);
+    spinfer_quad_locate(e[0], e[1], l->quad, &next->place[0], &next->bits[0]);
+    spinfer_quad_locate(e[2], e[3], l->quad, &next->place[1], &next->bits[1]);
+}
+
+/* spinfer_multiply_slab() : sums += 64 rows x 16 columns (four TCTiles) times 8 * n_frags tokens.
  *
  *   sums      [4 row tiles][n_frags]
- *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the record
+ *   x_frags   [n_frags], scratch
+ *   next      the first TCTile, already located; on return the one behind the slab
+ *   read      where the lane reads the first TCTile in the table
+ *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the slab
  *   x_stride  bytes from token to token
  *
- * Table entry and rank of the next TCTile are fetched while the values of this one are on their way. */
-SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x, uint32_t x_stride)
+ * The next TCTile is located while the values of this one are on their way. */
+SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+                                          spinfer_frag_b *x_frags, const spinfer_lane *l, spinfer_located *next, uint32_t read,
+                                          uint32_t x, uint32_t x_stride)
 {
-    uint32_t e[4], place[2], bits[2];
-    spinfer_shared_u32x4(l->read, e);
-    spinfer_quad_locate(e[0], e[1], l->quad, &place[0], &bits[0]);
-    spinfer_quad_locate(e[2], e[3], l->quad, &place[1], &bits[1]);
     SPINFER_UNROLL
-    for (int t = 0; t < SPINFER_GROUP_TC_TILES; t++) {
-        uint32_t       top[4], bottom[4];
+    for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
+    SPINFER_UNROLL
+    for (int t = 0; t < 4; t++) {
+        uint32_t       top[4], bottom[4], e[4];
         spinfer_frag_a a;
-        if (t + 1 < SPINFER_GROUP_TC_TILES) spinfer_shared_u32x4((l->read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1), e);
-        if (t % 4 == 0) {
-            SPINFER_UNROLL
-            for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + 32 * (t / 4) + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
-        }
-        spinfer_quad_load(place[0], bits[0], top);
-        spinfer_quad_load(place[1], bits[1], bottom);
-        if (t + 1 < SPINFER_GROUP_TC_TILES) {
-            spinfer_quad_locate(e[0], e[1], l->quad, &place[0], &bits[0]);
-            spinfer_quad_locate(e[2], e[3], l->quad, &place[1], &bits[1]);
-        }
+        spinfer_shared_u32x4((read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1), e); /* behind the last slab: read, not used */
+        spinfer_quad_load(next->place[0], next->bits[0], top);
+        spinfer_quad_load(next->place[1], next->bits[1], bottom);
+        spinfer_quad_locate(e[0], e[1], l->quad, &next->place[0], &next->bits[0]);
+        spinfer_quad_locate(e[2], e[3], l->quad, &next->place[1], &next->bits[1]);
         a.r[0] = spinfer_pack(top[0], top[1]);
         a.r[1] = spinfer_pack(bottom[0], bottom[1]);
         a.r[2] = spinfer_pack(top[2], top[3]);
         a.r[3] = spinfer_pack(bottom[2], bottom[3]);
         SPINFER_UNROLL
-        for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[(t % 4) * n_frags + f], &a, &x_frags[f]);
+        for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[t * n_frags + f], &a, &x_frags[f]);
+    }
+}
+
+/* spinfer_multiply_record() : sums += record * X, two slabs. As a loop, which saves registers, but for 16 tokens: there
+ * straight code fits and is 2 % faster (H200). */
+SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x, uint32_t x_stride)
+{
+    spinfer_located next;
+    uint32_t        read = l->read;
+    spinfer_locate_tc_tile(read, l, &next);
+    if (n_frags == 2) {
+        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, x, x_stride);
+        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256, x + 32, x_stride);
+    } else {
+        SPINFER_NO_UNROLL
+        for (int slab = 0; slab < 2; slab++, read += 256, x += 32)
+            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, x, x_stride);
     }
 }
 
@@ -911,13 +950,15 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
     const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
     const spinfer_lane  l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
-    uint32_t            stage = 0, parity = 0, owner = 0, x_slot = 0, x_parity = 0, col = block->part;
+    const uint32_t      ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
+    uint32_t            at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
+    uint32_t            parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
-    spinfer_stream stream;
-    stream.begin = stream.end = stream.shift = stream.next = 0;
-    stream.col = block->part + warps_k * lane;
-    stream.offsets = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
-    spinfer_stream_load(&stream, cols);
+    const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin; /* offset of the first record */
+    spinfer_stream  stream;
+    stream.begin = stream.end = 0;
+    stream.offsets = first + block->part + warps_k * lane;
+    spinfer_stream_load(&stream, first + cols);
     if (lane == 0) {
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
@@ -942,7 +983,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         } else {
             SPINFER_NO_UNROLL
             for (uint32_t i = 0; i < stages && col + i * warps_k < cols; i++)
-                spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, ring + i * layout.stage, barriers + 8 * i, lane);
+                spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
         }
     }
     __syncthreads(); /* the barriers of X are ready for all */
@@ -951,19 +992,24 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride;
-        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, x_parity);
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, parity >> 1);
         SPINFER_NO_UNROLL
         for (; col < end; col += warps_k, x += 64 * warps_k) {
-            const uint32_t at = ring + stage * layout.stage, barrier = barriers + 8 * stage;
-            const uint32_t record = at + __shfl_sync(0xffffffffu, stream.shift, (int)owner);
-            spinfer_mbarrier_wait(barrier, parity);
+            const uint32_t record = at + 16 * (__shfl_sync(0xffffffffu, stream.begin, (int)owner) % 8);
+            if (lane == owner) {
+                stream.offsets += 32 * warps_k;
+                spinfer_stream_load(&stream, first + cols);
+            }
+            spinfer_mbarrier_wait(barrier, parity & 1);
             spinfer_scan_record(record, &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_record(dtype, n_frags, sums, x_frags, &l, x, layout.x_stride);
             __syncwarp(); /* all lanes have read stage and table */
-            if (col + stages * warps_k < cols) spinfer_stream_fetch(&stream, args->W.data, cols, warps_k, at, barrier, lane);
-            if (++stage == stages) stage = 0, parity ^= 1;
+            if (col + ahead < cols) spinfer_stream_fetch(&stream, args->W.data, at, barrier, (owner + stages) % 32, lane);
             owner = (owner + 1) % 32;
+            at += layout.stage;
+            barrier += 8;
+            if (at == ring_end) at = ring, barrier = barriers, parity ^= 1;
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
@@ -972,48 +1018,22 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1)
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
         }
-        if (++x_slot == x_pieces) x_slot = 0, x_parity ^= 1;
+        if (++x_slot == x_pieces) x_slot = 0, parity ^= 2;
     }
 }
 
-/* Stores a fragment of finished sums: Y = alpha sum + beta Y. `row` and `token` are those of the fragment's first element. */
-SPINFER_DEVICE void spinfer_store_sums(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token,
-                                       spinfer_frag_c sum, int lane)
+/* Stores a finished sum: Y = alpha sum + beta Y. */
+SPINFER_DEVICE void spinfer_store_sum(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token, float sum)
 {
-    SPINFER_UNROLL
-    for (int r = 0; r < 4; r++) {
-        const uint32_t m = row + (uint32_t)spinfer_frag_c_row(lane, r), t = token + (uint32_t)spinfer_frag_c_token(lane, r);
-        if (m < args->W.rows && t < args->n) {
-            uint16_t *y = args->Y + (uint64_t)t * args->ldy + m;
-            float     value = args->alpha * sum.r[r];
-            if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, *y);
-            *y = spinfer_narrow(dtype, value);
-        }
+    if (row < args->W.rows && token < args->n) {
+        uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
+        float     value = args->alpha * sum;
+        if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, *y);
+        *y = spinfer_narrow(dtype, value);
     }
 }
 
-/* Partial sums of a split in global memory, 16 bytes for each lane. Read past the L1, which other blocks do not update. */
-SPINFER_DEVICE float *spinfer_partial(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t frags, uint32_t split,
-                                      uint32_t f, int lane)
-{
-    return args->partials + (((uint64_t)(block->id * (uint32_t)args->plan.splits + split) * frags + f) * 32 + (uint32_t)lane) * 4;
-}
-SPINFER_DEVICE void spinfer_global_store_frag_c(float *to, spinfer_frag_c c)
-{
-    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
-                 : "memory");
-}
-SPINFER_DEVICE spinfer_frag_c spinfer_global_load_frag_c(const float *from)
-{
-    spinfer_frag_c c;
-    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(c.r[0]), "=f"(c.r[1]), "=f"(c.r[2]), "=f"(c.r[3])
-                 : "l"(from)
-                 : "memory");
-    return c;
-}
-
-/* Counts an arrival and returns the number before it. Release and acquire: what the block wrote before (and a block barrier
+/* Counts an arrival and returns the number before. Release and acquire: what the block wrote before (and a block barrier
  * ordered) is visible to those who count later. */
 SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
 {
@@ -1023,79 +1043,96 @@ SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
 }
 
 #if SPINFER_HAS_CLUSTER
-/* Two halves of a barrier of the cluster. It orders nothing but the arrivals themselves: no data passes through it. */
-SPINFER_DEVICE void spinfer_cluster_arrive(void) { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-SPINFER_DEVICE void spinfer_cluster_wait(void) { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+/* A barrier of the cluster. It orders nothing but the arrivals themselves: no data passes through it. */
+SPINFER_DEVICE void spinfer_cluster_barrier(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
-/* Sends 16 bytes to a shared address of the block `rank` of the cluster, and reports them to its barrier. */
-SPINFER_DEVICE void spinfer_cluster_send_frag_c(uint32_t to, uint32_t barrier, uint32_t rank, spinfer_frag_c c)
+/* Sends a float to a shared address of the block `rank` of the cluster, and reports its 4 bytes to a barrier there. */
+SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t rank, float value)
 {
     asm volatile("{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(to),
-                 "r"(barrier), "r"(rank), "f"(c.r[0]), "f"(c.r[1]), "f"(c.r[2]), "f"(c.r[3])
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier]; }" ::"r"(to),
+                 "r"(barrier), "r"(rank), "f"(value)
                  : "memory");
 }
 #endif
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
- * Fragment f of a block is row tile f / n_frags (of 4 * strips), tokens 8 * (f % n_frags) on. In a cluster, block r finishes the
- * fragments f with f % splits == r; the others push theirs to it. */
+ * Unit u of a block is 32 rows of a token, one for each lane: rows 32 * (u % 2) on of strip u / 2 / tokens, token u / 2 % tokens.
+ * In a cluster, block r finishes the units u with u % splits == r; the others send theirs to it. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t *last,
-                                   int lane)
+                                   uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
-    const uint32_t strips = (uint32_t)plan->strips, warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits;
-    const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part, frags = strips * 4 * (uint32_t)n_frags;
-    const uint32_t rings = smem + args->layout.rings + 16 * (uint32_t)lane, row0 = block->row_group * strips * SPINFER_GROUP_ROWS;
+    const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, tokens = 8 * (uint32_t)n_frags;
+    const uint32_t warps = (uint32_t)plan->strips * warps_k, warp = block->strip * warps_k + block->part;
+    const uint32_t units = (uint32_t)plan->strips * tokens * 2, row0 = block->row_group * (uint32_t)plan->strips * SPINFER_GROUP_ROWS;
+    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums, inbox = smem + args->layout.inbox + 4 * lane;
+    const uint32_t received = smem + args->layout.received, own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
+    float         *partials = args->partials + (uint64_t)block->id * splits * units * 32 + lane; /* [splits][units][32] */
 
-    if (args->layout.sums > (uint32_t)plan->stages * args->layout.stage) __syncthreads(); /* all warps have left their stages and X */
+    if (stride > (uint32_t)plan->stages * args->layout.stage) __syncthreads(); /* all warps have left their stages and X */
     SPINFER_UNROLL
-    for (int f = 0; f < 4 * n_frags; f++) spinfer_shared_store_frag_c(rings + warp * args->layout.sums + 512 * (uint32_t)f, sums[f]);
+    for (int f = 0; f < 4 * n_frags; f++) {
+        SPINFER_UNROLL
+        for (int r = 0; r < 4; r++)
+            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + r % 2) * SPINFER_SUMS_STRIDE + 4 * (16 * (f / n_frags) + 8 * (r / 2)),
+                                     sums[f].r[r]);
+    }
+#if SPINFER_HAS_CLUSTER
+    if (plan->cluster && warp == 0 && lane == 0) /* bytes of this block's units from the other blocks */
+        spinfer_mbarrier_arrive_expect(received, (units + splits - 1 - block->split) / splits * (splits - 1) * 128);
+#endif
     __syncthreads(); /* the sums of all warps are visible; X is no longer in use */
 #if SPINFER_HAS_CLUSTER
-    const uint32_t received = smem + args->layout.inbox + 16 * (uint32_t)lane, barrier = smem + args->layout.received;
-    if (plan->cluster) {
-        if (warp == 0 && lane == 0) /* bytes of the own fragments from the other blocks */
-            spinfer_mbarrier_arrive_expect(barrier, (frags + splits - 1 - block->split) / splits * (splits - 1) * 512);
-        spinfer_cluster_arrive(); /* this block may receive */
-    }
+    if (plan->cluster) spinfer_cluster_barrier(); /* all blocks of the cluster may receive */
 #endif
     SPINFER_NO_UNROLL
-    for (uint32_t f = warp; f < frags; f += warps) {
-        const uint32_t strip = f / (4 * n_frags), at = rings + strip * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
-        spinfer_frag_c sum = spinfer_shared_load_frag_c(at);
-        for (uint32_t k = 1; k < warps_k; k++) spinfer_add_frag_c(&sum, spinfer_shared_load_frag_c(at + k * args->layout.sums));
+    for (uint32_t u = warp; u < units; u += warps) {
+        const uint32_t strip = u / 2 / tokens, token = u / 2 % tokens, row = 32 * (u % 2) + lane;
+        const uint32_t at = rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row;
+        float          sum = spinfer_shared_load_f32(at);
+#pragma unroll 4
+        for (uint32_t k = 1; k < warps_k; k++) sum += spinfer_shared_load_f32(at + k * stride);
         if (splits == 1) {
-            spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
-        } else if (SPINFER_HAS_CLUSTER && plan->cluster) {
-            spinfer_shared_store_frag_c(at, sum);
+            spinfer_store_sum(dtype, args, row0 + strip * SPINFER_GROUP_ROWS + row, block->token + token, sum);
+        } else if (!(SPINFER_HAS_CLUSTER && plan->cluster)) {
+            __stcg(partials + ((uint64_t)block->split * units + u) * 32, sum);
         } else {
-            spinfer_global_store_frag_c(spinfer_partial(args, block, frags, block->split, f, lane), sum);
+#if SPINFER_HAS_CLUSTER
+            const uint32_t index = u / splits, rank = u - index * splits, sender = block->split - (block->split > rank);
+            if (rank == block->split)
+                spinfer_shared_store_f32(at, sum);
+            else
+                spinfer_cluster_send(inbox + (index * (splits - 1) + sender) * 128, received, rank, sum);
+#endif
         }
     }
     if (splits == 1) return;
 
 #if SPINFER_HAS_CLUSTER
     if (plan->cluster) {
-        spinfer_cluster_wait(); /* all blocks of the cluster may receive */
+        spinfer_mbarrier_wait(received, 0);
+        __syncthreads(); /* the own sums are visible, too */
         SPINFER_NO_UNROLL
-        for (uint32_t f = warp; f < frags; f += warps) { /* the fragments that this warp has just summed */
-            const uint32_t rank = f % splits, slot = block->split - (block->split > rank); /* senders in the order of K */
-            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
-            if (rank != block->split)
-                spinfer_cluster_send_frag_c(received + (f / splits * (splits - 1) + slot) * 512, barrier, rank, spinfer_shared_load_frag_c(at));
-        }
-        spinfer_mbarrier_wait(barrier, 0);
-        SPINFER_NO_UNROLL
-        for (uint32_t f = warp; f < frags; f += warps) {
-            if (f % splits != block->split) continue;
-            const uint32_t at = rings + f / (4 * n_frags) * warps_k * args->layout.sums + 512 * (f % (4 * n_frags));
-            spinfer_frag_c sum, own = spinfer_shared_load_frag_c(at);
-            sum.r[0] = sum.r[1] = sum.r[2] = sum.r[3] = 0.0f;
-            for (uint32_t k = 0, slot = 0; k < splits; k++)
-                spinfer_add_frag_c(&sum, k == block->split ? own : spinfer_shared_load_frag_c(received + (f / splits * (splits - 1) + slot++) * 512));
-            spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
+        for (uint32_t index = warp; index * splits + block->split < units; index += warps) {
+            const uint32_t u = index * splits + block->split;
+            const uint32_t strip = u / 2 / tokens, token = u / 2 % tokens, row = 32 * (u % 2) + lane;
+            const float    mine = spinfer_shared_load_f32(rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row);
+            uint32_t       from = inbox + index * (splits - 1) * 128;
+            float          sum = 0.0f;
+            for (uint32_t k = 0; k < splits; k++) {
+                if (k == block->split) {
+                    sum += mine;
+                } else {
+                    sum += spinfer_shared_load_f32(from);
+                    from += 128;
+                }
+            }
+            spinfer_store_sum(dtype, args, row0 + strip * SPINFER_GROUP_ROWS + row, block->token + token, sum);
         }
         return;
     }
@@ -1105,11 +1142,11 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     __syncthreads(); /* .. and counted; `last` is visible */
     if (*last != splits - 1) return;
     SPINFER_NO_UNROLL
-    for (uint32_t f = warp; f < frags; f += warps) { /* the last block of the row group adds them all */
-        spinfer_frag_c sum = spinfer_global_load_frag_c(spinfer_partial(args, block, frags, 0, f, lane));
-        for (uint32_t k = 1; k < splits; k++)
-            spinfer_add_frag_c(&sum, spinfer_global_load_frag_c(spinfer_partial(args, block, frags, k, f, lane)));
-        spinfer_store_sums(dtype, args, row0 + 16 * (f / n_frags), block->token + 8 * (f % n_frags), sum, lane);
+    for (uint32_t u = warp; u < units; u += warps) { /* the last block of the row group adds them all */
+        float sum = 0.0f;
+#pragma unroll 4
+        for (uint32_t k = 0; k < splits; k++) sum += __ldcg(partials + ((uint64_t)k * units + u) * 32);
+        spinfer_store_sum(dtype, args, row0 + u / 2 / tokens * SPINFER_GROUP_ROWS + 32 * (u % 2) + lane, block->token + u / 2 % tokens, sum);
     }
     if (warp == 0 && lane == 0) args->counters[block->id] = 0;
 }
@@ -1129,7 +1166,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_fr
     SPINFER_UNROLL
     for (int f = 0; f < 4 * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
     spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, lane);
-    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, last, (int)lane);
+    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, last, lane);
 }
 
 #endif /* __CUDA_ARCH__ */

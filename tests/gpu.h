@@ -418,4 +418,13 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
+/* Another split of K. Two small pieces of X suit every split; one piece would have to hold the whole range of a block. */
+static inline void set_splits(spinfer_plan *plan, int splits, int cluster)
+{
+    plan->splits = splits;
+    plan->cluster = cluster;
+    plan->x_cols = plan->warps_k;
+    plan->x_pieces = 2;
+}
+
 #endif /* SPINFER_TESTS_GPU_H */

@@ -12,7 +12,7 @@ static void check_round_trip(const uint16_t *dense, size_t rows, size_t cols, si
 {
     const spinfer_matrix W = encode_fenced(dense, rows, cols, ld, dtype);
     const size_t         groups = (cols + 31) / 32;
-    uint64_t             nnz = 0, bytes = 0;
+    uint64_t             nnz = 0, bytes = 0, data_bytes, i;
     uint32_t             max_record = 0;
     spinfer_sizes        sizes;
     size_t               group_row, group, row, col;
@@ -28,10 +28,12 @@ static void check_round_trip(const uint16_t *dense, size_t rows, size_t cols, si
             bytes += record;
             if (record > max_record) max_record = record;
         }
+    data_bytes = (bytes + 127) / 128 * 128;
     CHECK_SPINFER(spinfer_encode_sizes(dense, rows, cols, ld, &sizes));
-    CHECK(sizes.offsets_bytes == 4 * ((rows + 63) / 64 * groups + 1) && sizes.data_bytes == bytes);
+    CHECK(sizes.offsets_bytes == 4 * ((rows + 63) / 64 * groups + 1) && sizes.data_bytes == data_bytes);
     CHECK(sizes.nnz == nnz && sizes.max_record == max_record && W.max_record == max_record);
-    CHECK(W.offsets[(rows + 63) / 64 * groups] == bytes / 16 && W.data_bytes == bytes);
+    CHECK(W.offsets[(rows + 63) / 64 * groups] == bytes / 16 && W.data_bytes == data_bytes);
+    for (i = bytes; i < data_bytes; i++) CHECK(((const unsigned char *)W.data)[i] == 0);
     CHECK(W.rows == rows && W.cols == cols && W.group_ld == groups && W.dtype == (uint32_t)dtype);
     CHECK(W.format == SPINFER_FORMAT_VERSION);
     check_decodes_to(&W, dense, ld);
@@ -105,7 +107,7 @@ static void test_every_place(void)
             expected[272 / 2] = value;
             dense[64 * row + col] = value;
             W = encode_fenced(dense, 64, 64, 64, SPINFER_FP16);
-            CHECK(W.data_bytes == 272 + 288 && W.offsets[1] == (col < 32 ? 18 : 17));
+            CHECK(W.data_bytes == 640 && W.offsets[1] == (col < 32 ? 18 : 17));
             CHECK(memcmp((const char *)W.data + (col < 32 ? 0 : 272), expected, 288) == 0);
             check_decodes_to(&W, dense, 64);
             free_fenced_matrix(&W);

@@ -51,7 +51,7 @@ static void test_elements(void)
     CHECK(rows * cols > (size_t)1 << 31);
     for (i = 0; i < 3; i++) dense[places[i]] = (uint16_t)(0x1234 + i);
     CHECK_SPINFER(spinfer_encode_sizes(dense, rows, cols, cols, &sizes));
-    CHECK(sizes.nnz == 3 && sizes.data_bytes == 272 * (uint64_t)(rows / 64 * (cols / 32)) + 3 * 16);
+    CHECK(sizes.nnz == 3 && sizes.data_bytes == 272 * (uint64_t)(rows / 64 * (cols / 32)) + 128); /* three of 16, rounded up */
     offsets = (uint32_t *)allocate((size_t)sizes.offsets_bytes);
     data = allocate((size_t)sizes.data_bytes);
     CHECK_SPINFER(spinfer_encode(dense, rows, cols, cols, SPINFER_BF16, offsets, sizes.offsets_bytes, data,
@@ -90,9 +90,9 @@ static void test_bytes(void)
     far_W.data_bytes = far_away + W.data_bytes;
     CHECK_SPINFER(spinfer_validate(&far_W, sizeof offsets, limit));
     check_decodes_to(&far_W, dense, COLS);
-    far_W.data_bytes -= 16;
+    far_W.data_bytes -= 128;
     CHECK(spinfer_validate(&far_W, sizeof offsets, limit) == SPINFER_ERR_FORMAT);
-    far_W.data_bytes += 16;
+    far_W.data_bytes += 128;
     CHECK(spinfer_validate(&far_W, sizeof offsets, far_away) == SPINFER_ERR_CAPACITY);
     CHECK_SPINFER(spinfer_spmm_host(1.0f, &W, X, COLS, 0.0f, Y, ROWS, N));
     CHECK_SPINFER(spinfer_spmm_host(1.0f, &far_W, X, COLS, 0.0f, Y_far, ROWS, N));
@@ -101,10 +101,10 @@ static void test_bytes(void)
     CHECK_SPINFER(spinfer_slice_rows(&far_W, 0, 64, &parts[0]));
     parts[1] = far_W;
     CHECK_SPINFER(spinfer_concat_rows_sizes(parts, 2, &sizes));
-    CHECK(sizes.data_bytes == W.data_bytes + 16 * W.offsets[3]);
+    CHECK(sizes.data_bytes == (16 * (W.offsets[3] + W.offsets[GROUPS]) + 127) / 128 * 128);
     joined = (char *)allocate((size_t)sizes.data_bytes);
     CHECK_SPINFER(spinfer_concat_rows(parts, 2, joined_offsets, sizes.offsets_bytes, joined, sizes.data_bytes, &both));
-    CHECK(memcmp(joined + 16 * W.offsets[3], W.data, (size_t)W.data_bytes) == 0);
+    CHECK(memcmp(joined + 16 * W.offsets[3], W.data, 16 * (size_t)W.offsets[GROUPS]) == 0);
     CHECK_SPINFER(spinfer_validate(&both, sizes.offsets_bytes, sizes.data_bytes));
     free(joined);
     free_matrix(&W);
@@ -115,7 +115,7 @@ static void test_bytes(void)
  * sizing reads no more of them than one record of zeros. */
 static void test_overflow(void)
 {
-    const uint32_t offsets[2] = {0, 0x80000000u}; /* one "record" of 32 GiB */
+    uint32_t       offsets[2] = {0, 0x80000000u}; /* one "record" of 32 GiB */
     uint64_t       record[SPINFER_RECORD_VALUES / 8 + 1] = {0};
     void          *data = (void *)(((uintptr_t)record + 15) / 16 * 16);
     spinfer_matrix parts[2];
@@ -134,6 +134,13 @@ static void test_overflow(void)
     CHECK(sizes.data_bytes == 1ull << 35);
     memset(&sizes, POISON, sizeof sizes);
     CHECK(spinfer_concat_rows_sizes(parts, 2, &sizes) == SPINFER_ERR_OVERFLOW);
+    offsets[1] = 0xfffffff9u; /* below 64 GiB, but not when rounded up to 128 bytes */
+    CHECK(spinfer_concat_rows_sizes(parts, 1, &sizes) == SPINFER_ERR_OVERFLOW);
+    CHECK(is_poison(&sizes, sizeof sizes));
+    offsets[1] = 0xfffffff8u;
+    CHECK_SPINFER(spinfer_concat_rows_sizes(parts, 1, &sizes));
+    CHECK(sizes.data_bytes == (1ull << 36) - 128);
+    memset(&sizes, POISON, sizeof sizes);
     parts[1].rows = SPINFER_MAX_DIM;
     CHECK(spinfer_concat_rows_sizes(parts, 2, &sizes) == SPINFER_ERR_SHAPE);
     CHECK(is_poison(&sizes, sizeof sizes));

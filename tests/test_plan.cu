@@ -57,7 +57,8 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.cluster == 0 || p.cluster == 1);
     CHECK(p.dependent == 0 || p.dependent == 1);
-    CHECK(p.x_cols >= 1 && p.x_pieces >= 1);
+    CHECK(p.x_cols >= 1 && p.x_cols % p.warps_k == 0 && p.x_pieces >= 1 && p.x_pieces <= 16);
+    CHECK(p.x_pieces > 1 || (uint64_t)p.x_cols * p.splits >= spinfer_col_groups(W->cols)); /* one piece: all of K */
     CHECK(device->compute >= 90 || (!p.cluster && !p.dependent));
     if (p.cluster) CHECK(p.splits <= 8 && bytes == 0);
     if (p.splits == 1) CHECK(bytes == 0);
@@ -101,6 +102,59 @@ static void test_refusals(void)
     CHECK(bytes == 123);
 }
 
+static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
+{
+    size_t               bytes = 123;
+    const spinfer_status status = spinfer_spmm_workspace_bytes(plan, W, n, &bytes);
+    CHECK(status == SPINFER_OK || bytes == 123);
+    return status;
+}
+
+/* Numbers that the caller may choose, at both sides of their limits. 1000 columns are 32 GroupTiles. */
+static void test_limits(void)
+{
+    static const spinfer_plan good = {8, 1, 2, 2, 1, 0, 4, 2, 0}; /* in the order of the struct */
+    const spinfer_matrix      W = matrix(64, 1000, 2320, SPINFER_BF16), tall = matrix(64 * 100, 64, 2320, SPINFER_FP16);
+    spinfer_plan              plan;
+#define STATUS(change, W, n) (plan = good, (change), workspace_status(&plan, W, n))
+    CHECK(good.warps_k == 2 && good.x_cols == 4 && good.x_pieces == 2);
+    CHECK_SPINFER(workspace_status(&good, &W, 8));
+
+    /* one piece of X holds all of what a block needs of it, or there are two */
+    CHECK(STATUS((plan.x_pieces = 1, plan.x_cols = 30), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.x_pieces = 1, plan.x_cols = 32), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.x_pieces = 1, plan.x_cols = 10, plan.splits = 3), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.x_pieces = 1, plan.x_cols = 12, plan.splits = 3), &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.x_pieces = 16, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.x_pieces = 17, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.x_cols = 3, &W, 8) == SPINFER_ERR_PLAN);
+
+    CHECK(STATUS((plan.cluster = 1, plan.splits = 8), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.cluster = 1, plan.splits = 9), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.cluster = 2, plan.splits = 2), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.cluster = -1, plan.splits = 2), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.dependent = 1, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.dependent = 2, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.dependent = -1, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.splits = 32, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.splits = 33, &W, 8) == SPINFER_ERR_PLAN);
+
+    /* blocks along the tokens: the grid's y. 8 tokens each, or 64 for the library's own choice */
+    CHECK(STATUS(plan.dependent = 0, &W, 65535 * 8) == SPINFER_OK);
+    CHECK(STATUS(plan.dependent = 0, &W, 65535 * 8 + 1) == SPINFER_ERR_SHAPE);
+    CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64, &gpus[0].device, &plan) == SPINFER_OK);
+    CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64 + 1, &gpus[0].device, &plan) == SPINFER_ERR_SHAPE);
+
+    /* the workspace has 16384 counters, one for each block row group and block of tokens; a cluster needs none */
+    CHECK(STATUS(plan.splits = 2, &W, 16384 * 8) == SPINFER_OK);
+    CHECK(STATUS(plan.splits = 2, &W, 16384 * 8 + 1) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.splits = 2, &tall, 163 * 8) == SPINFER_OK);
+    CHECK(STATUS(plan.splits = 2, &tall, 164 * 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.splits = 2, plan.strips = 2), &tall, 164 * 8) == SPINFER_OK);
+    CHECK(STATUS((plan.splits = 2, plan.cluster = 1), &tall, 164 * 8) == SPINFER_OK);
+#undef STATUS
+}
+
 #define PICK(list, seed, index) ((list)[random_bits(seed, index) % COUNT(list)])
 
 int main(void)
@@ -115,6 +169,7 @@ int main(void)
         check_plan(&W, PICK(token_counts, i, 3), &gpus[gpu].device, gpus[gpu].name);
     }
     test_refusals();
+    test_limits();
     printf("%llu plans\nOK\n", (unsigned long long)draws);
     return 0;
 }

@@ -38,6 +38,7 @@ static void check_refused(const job *j, const arguments *a, spinfer_status expec
 
 static void test_arguments(const job *j, const spinfer_device *device)
 {
+    size_t offset;
     REFUSED(a.W = NULL, SPINFER_ERR_NULL);
     REFUSED(a.X = NULL, SPINFER_ERR_NULL);
     REFUSED(a.Y = NULL, SPINFER_ERR_NULL);
@@ -45,6 +46,9 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED(W.data = NULL, SPINFER_ERR_NULL);
 
     REFUSED(a.n = 0, SPINFER_ERR_SHAPE);
+    REFUSED(a.n = (size_t)65535 * 64 + 1, SPINFER_ERR_SHAPE);
+    REFUSED(a.n = (size_t)1 << 32, SPINFER_ERR_SHAPE);
+    REFUSED((a.plan = &plan, plan.tokens = 8, a.n = 65535 * 8 + 1), SPINFER_ERR_SHAPE);
     REFUSED(a.ldx = W.cols - 1, SPINFER_ERR_SHAPE);
     REFUSED(a.ldx = 0, SPINFER_ERR_SHAPE);
     REFUSED(a.ldy = W.rows - 1, SPINFER_ERR_SHAPE);
@@ -59,7 +63,10 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED(a.X = (const char *)a.X + 1, SPINFER_ERR_ALIGNMENT);
     REFUSED(a.Y = (char *)a.Y + 1, SPINFER_ERR_ALIGNMENT);
     REFUSED(W.offsets = (const uint32_t *)((const char *)W.offsets + 2), SPINFER_ERR_ALIGNMENT);
-    REFUSED(W.data = (const char *)W.data + 8, SPINFER_ERR_ALIGNMENT);
+    for (offset = 8; offset < 128; offset *= 2) { /* the kernel copies whole lines of 128 bytes */
+        REFUSED(W.data = (const char *)W.data + offset, SPINFER_ERR_ALIGNMENT);
+        REFUSED(W.data_bytes += offset, SPINFER_ERR_ALIGNMENT);
+    }
 
     REFUSED(W.dtype = 0, SPINFER_ERR_DTYPE);
     REFUSED(W.dtype = 3, SPINFER_ERR_DTYPE);
@@ -78,6 +85,10 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.x_cols = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_pieces = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_cols = 2 * plan.warps_k + 1, plan.warps_k = 2), SPINFER_ERR_PLAN);
+    REFUSED((set_splits(&plan, 1, 0), a.plan = &plan, plan.warps_k = plan.x_pieces = 1, plan.x_cols = 18),
+            SPINFER_ERR_PLAN); /* one piece for 19 columns of GroupTiles */
+    REFUSED((a.plan = &plan, plan.cluster = 2), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.dependent = -1), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 1), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.splits = (int)spinfer_col_groups(W.cols) + 1), SPINFER_ERR_PLAN);
@@ -96,6 +107,7 @@ static void test_workspace(const job *j, const spinfer_device *device)
     REFUSED(a.workspace_bytes = bytes - 1, SPINFER_ERR_CAPACITY);
     REFUSED(a.workspace_bytes = 0, SPINFER_ERR_CAPACITY);
     REFUSED(a.workspace = (char *)a.workspace + 8, SPINFER_ERR_ALIGNMENT);
+    REFUSED((set_splits(&plan, 3, 0), a.plan = &plan, plan.tokens = 8, a.n = 16384 * 8 + 1), SPINFER_ERR_PLAN);
     buffer_check_unchanged(&j->workspace);
 }
 
@@ -110,8 +122,8 @@ static void test_shared_memory(const spinfer_device *device)
         spinfer_plan plan = plan_for(&W.device, j.n, device);
         plan.tokens = 8;
         plan.strips = strips;
-        plan.warps_k = plan.x_cols = plan.x_pieces = plan.splits = 1;
-        plan.cluster = 0;
+        plan.warps_k = 1;
+        set_splits(&plan, 1, 0);
         plan.stages = 8;
         if (strips * plan.stages * SPINFER_RECORD_MAX_BYTES > device->smem_per_block) {
             arguments a = job_arguments(&j);
@@ -138,8 +150,7 @@ int main(void)
     arguments            good;
     size_t               nodes;
     void                *impossible;
-    split.cluster = 0;
-    split.splits = 3;
+    set_splits(&split, 3, 0);
     job_create(&j, 2);
 
     CHECK_SPINFER(job_set_plan(&j, NULL));

@@ -13,8 +13,7 @@ static int make_plan(const spinfer_matrix *W, size_t variant, int way, const spi
 {
     *plan = plan_for(W, (size_t)tokens[variant], device);
     plan->tokens = tokens[variant];
-    plan->splits = way == 0 ? 1 : 3;
-    plan->cluster = way == 2;
+    set_splits(plan, way == 0 ? 1 : 3, way == 2);
     return way < 2 || device->compute >= 90;
 }
 
@@ -85,8 +84,8 @@ static void test_encoded_arrays(const spinfer_device *device)
     for (variant = 0; variant < COUNT(tokens); variant++)
         for (way = 0; way < WAYS; way++)
             for (aligned = 0; aligned < 2; aligned++) {
-                buffer       offsets = buffer_create(offsets_bytes, 4, 0);           /* 4-byte aligned, no more   */
-                buffer       data = buffer_create((size_t)W.host.data_bytes, 16, 0); /* 16-byte aligned, no more */
+                buffer       offsets = buffer_create(offsets_bytes, 4, 0);            /* 4-byte aligned, no more   */
+                buffer       data = buffer_create((size_t)W.host.data_bytes, 128, 0); /* 128-byte aligned, no more */
                 spinfer_plan plan;
                 job          j = job_default(&moved, 9);
                 memcpy(buffer_image(&offsets), W.host.offsets, offsets_bytes);
@@ -127,8 +126,7 @@ static void test_workspace_reuse(const spinfer_device *device)
         size_t bytes;
         weight[i] = weights_random(launches[i].M, launches[i].K, 0.5, SPINFER_FP16, 20 + i);
         plans[i] = plan_for(&weight[i].device, launches[i].n, device);
-        plans[i].splits = launches[i].splits;
-        plans[i].cluster = 0;
+        set_splits(&plans[i], launches[i].splits, 0);
         CHECK_SPINFER(spinfer_spmm_workspace_bytes(&plans[i], &weight[i].device, launches[i].n, &bytes));
         CHECK(bytes > 0);
         if (bytes > largest) largest = bytes;

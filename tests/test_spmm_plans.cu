@@ -65,7 +65,7 @@ static void test_every_path(const spinfer_device *device, size_t M, size_t K, si
     const int     sm_90 = device->compute >= 90;
     const weights W = weights_random(M, K, 0.5, extra_tokens & 1 ? SPINFER_BF16 : SPINFER_FP16, 1);
     size_t        t, i;
-    int           aligned;
+    int           aligned, cluster;
     for (t = 0; t < COUNT(tokens); t++)
         for (aligned = 0; aligned < 2; aligned++) {
             job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
@@ -75,10 +75,10 @@ static void test_every_path(const spinfer_device *device, size_t M, size_t K, si
             job_create(&j, t);
             CHECK(try_plan(&j, &plan, s));
             for (i = 0; i < COUNT(splits); i += small_run() ? 2 : 1)
-                for (plan.cluster = 0; plan.cluster < 2; plan.cluster++) {
+                for (cluster = 0; cluster < 2; cluster++) {
                     int accepted;
                     plan.tokens = tokens[t];
-                    plan.splits = splits[i];
+                    set_splits(&plan, splits[i], cluster);
                     plan.dependent = sm_90 && ((i + t) & 1);
                     accepted = try_plan(&j, &plan, s);
                     if (plan.splits > 1 || !plan.cluster) CHECK(accepted == (sm_90 || !plan.cluster));

@@ -13,8 +13,7 @@ static int make_plan(const spinfer_matrix *W, size_t n, int number, const spinfe
     *plan = plan_for(W, number == 0 ? n : (size_t)tokens[variant], device);
     if (number == 0) return 1;
     plan->tokens = tokens[variant];
-    plan->splits = way == 0 ? 1 : 2 + variant;
-    plan->cluster = way == 2;
+    set_splits(plan, way == 0 ? 1 : 2 + variant, way == 2);
     return way < 2 || device->compute >= 90;
 }
 

@@ -132,6 +132,11 @@ static void test_fields(const spinfer_matrix *W, uint64_t offsets_bytes)
               (bad.data_bytes > W->data_bytes ? SPINFER_ERR_CAPACITY : SPINFER_ERR_FORMAT));
         refused++;
     }
+    for (i = 1; i < 128; i++) { /* the arrays could hold it, but whole lines of 128 bytes are the format */
+        bad = *W, bad.data_bytes += i;
+        CHECK(spinfer_validate(&bad, offsets_bytes, bad.data_bytes) == SPINFER_ERR_FORMAT);
+        refused++;
+    }
     bad = *W, bad.rows = 0;
     CHECK(spinfer_validate(&bad, offsets_bytes, bad.data_bytes) == SPINFER_ERR_SHAPE);
     bad = *W, bad.cols = SPINFER_MAX_DIM + 1;
@@ -186,22 +191,23 @@ static void test_truncation(const spinfer_matrix *W, uint64_t offsets_bytes)
     refused += (long long)(offsets_bytes + 2 * W->data_bytes);
 }
 
-/* A record followed by 16 zero bytes that its bitmaps do not ask for: in bounds, but one matrix has one encoding. */
+/* A record followed by 16 zero bytes that its bitmaps do not ask for: in bounds, but one matrix has one encoding. Behind
+ * the last record there may be anything, but only in whole lines. */
 static void test_slack(void)
 {
     const uint16_t       dense[8] = {1, 2, 3, 4, 5, 6, 7, 8}; /* they fill their 16 bytes */
     const spinfer_matrix W = encode_fenced(dense, 1, 8, 8, SPINFER_FP16);
     const uint32_t       offsets[2] = {0, 288 / 16 + 1};
-    void                *data = allocate_fenced(288 + 16);
+    void                *data = allocate_fenced(512);
     spinfer_matrix       slack = W;
-    CHECK(W.data_bytes == 288);
-    memset(data, 0, 288 + 16);
+    CHECK(W.max_record == 288 && W.data_bytes == 384);
+    memset(data, 0, 288 + 16); /* poison behind them */
     memcpy(data, W.data, 288);
-    slack.offsets = offsets, slack.data = data, slack.data_bytes = 288 + 16, slack.max_record = 288 + 16;
+    slack.offsets = offsets, slack.data = data, slack.data_bytes = 512, slack.max_record = 288 + 16;
     CHECK(spinfer_validate(&slack, sizeof offsets, slack.data_bytes) == SPINFER_ERR_FORMAT);
     slack.offsets = W.offsets;
-    CHECK_SPINFER(spinfer_validate(&slack, sizeof offsets, slack.data_bytes)); /* room behind the last record is fine */
-    free_fenced(data, 288 + 16);
+    CHECK_SPINFER(spinfer_validate(&slack, sizeof offsets, slack.data_bytes));
+    free_fenced(data, 512);
     free_fenced_matrix(&W);
     refused++;
 }

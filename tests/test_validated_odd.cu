@@ -13,6 +13,7 @@ static void check(const weights *W)
     static const size_t counts[] = {1, 11, 30, 65};
     const int           most = (int)spinfer_col_groups((uint32_t)W->K);
     size_t              i;
+    int                 splits;
     CHECK_SPINFER(spinfer_validate(&W->host, UINT64_MAX / 8, W->host.data_bytes));
     for (i = 0; i < COUNT(tokens); i++) {
         spinfer_plan plan = plan_for(&W->device, (size_t)tokens[i], &device);
@@ -21,8 +22,8 @@ static void check(const weights *W)
         job_create(&j, i);
         job_run(&j, NULL);
         plan.tokens = tokens[i];
-        plan.cluster = 0;
-        for (plan.splits = 1; plan.splits <= most && plan.splits <= 4; plan.splits += 3) {
+        for (splits = 1; splits <= most && splits <= 4; splits += 3) {
+            set_splits(&plan, splits, 0);
             buffer_upload(&j.Y);
             job_run(&j, &plan);
         }
@@ -126,7 +127,7 @@ static void test_loose_records(void)
 {
     const size_t   M = 150, K = 210, groups = spinfer_col_groups(K), row_groups = 3, group_ld = groups + 2, gap = 5;
     weights        W = weights_random(M, K, 0.5, SPINFER_FP16, 40), loose = W;
-    const size_t   data_bytes = (size_t)W.host.data_bytes + 16 * gap * (row_groups + 1);
+    const size_t   data_bytes = ((size_t)W.host.data_bytes + 16 * gap * (row_groups + 1) + 127) / 128 * 128;
     uint32_t      *offsets = (uint32_t *)allocate(4 * (row_groups * group_ld + 1));
     unsigned char *data = (unsigned char *)allocate(data_bytes);
     size_t         row_group, group, row, col;

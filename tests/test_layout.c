@@ -1,0 +1,288 @@
+/* Risk: a figure that lies. The layout functions are the truth: here they must be one-to-one, and every figure about them in
+ * the headers and the README is drawn again from them and compared with the text. Also: the layout of the public structs,
+ * which programs in other languages copy.
+ *
+ *     test_layout DIRECTORY-OF-THE-HEADERS */
+#include <stdarg.h>
+#include <stddef.h>
+
+#include "spinfer.cuh"
+#include "test.h"
+
+/* ---- One-to-one ------------------------------------------------------------------------------ */
+
+static void test_tiles(void)
+{
+    char seen[64][32] = {{0}};
+    int  tile, bit, tc_tile;
+    for (tile = 0; tile < SPINFER_GROUP_BITMAP_TILES; tile++)
+        for (bit = 0; bit < 64; bit++) {
+            const int row = spinfer_bitmap_tile_row(tile) + bit / 8, col = spinfer_bitmap_tile_col(tile) + bit % 8;
+            CHECK(row >= 0 && row < SPINFER_GROUP_ROWS && col >= 0 && col < SPINFER_GROUP_COLS && !seen[row][col]++);
+            CHECK(spinfer_bitmap_tile_at(row, col) == tile && spinfer_bitmap_bit_at(row, col) == bit);
+        }
+    for (tc_tile = 0; tc_tile < SPINFER_GROUP_TC_TILES; tc_tile++) { /* BitmapTile number = 4 * TCTile + BT */
+        const int row = spinfer_tc_tile_row(tc_tile), col = spinfer_tc_tile_col(tc_tile);
+        CHECK(spinfer_bitmap_tile_at(row, col) == 4 * tc_tile && spinfer_bitmap_tile_at(row + 15, col + 15) == 4 * tc_tile + 3);
+    }
+    CHECK(SPINFER_GROUP_ROWS * SPINFER_GROUP_COLS == SPINFER_GROUP_ELEMENTS);
+    CHECK(SPINFER_GROUP_TC_TILES * 256 == SPINFER_GROUP_ELEMENTS && SPINFER_GROUP_BITMAP_TILES * 64 == SPINFER_GROUP_ELEMENTS);
+}
+
+static void test_frags(void)
+{
+    char a[16][16] = {{0}}, b[16][8] = {{0}}, c[16][8] = {{0}}, quads[2][2][32] = {{{0}}};
+    int  lane, reg, half;
+    for (lane = 0; lane < 32; lane++) {
+        const int row = spinfer_frag_a_row(lane, 0), col = spinfer_frag_a_col(lane, 0), shift = spinfer_lane_shift(lane);
+        for (half = 0; half < 2; half++) { /* of a register */
+            for (reg = 0; reg < 4; reg++) CHECK(!a[spinfer_frag_a_row(lane, reg)][spinfer_frag_a_col(lane, reg) + half]++);
+            for (reg = 0; reg < 2; reg++) CHECK(!b[spinfer_frag_b_col(lane, reg) + half][spinfer_frag_b_token(lane)]++);
+        }
+        for (reg = 0; reg < 4; reg++) CHECK(!c[spinfer_frag_c_row(lane, reg)][spinfer_frag_c_token(lane, reg)]++);
+        /* the same order of columns in both operands: the instruction multiplies registers 0, 1 of A with 0 of B */
+        for (reg = 0; reg < 4; reg++) CHECK(spinfer_frag_a_col(lane, reg) == spinfer_frag_b_col(lane, reg / 2));
+        for (reg = 0; reg < 4; reg++) CHECK(spinfer_frag_a_row(lane, reg) == spinfer_frag_c_row(lane, 2 * (reg % 2)));
+        /* four neighbours in one half of one BitmapTile, the same bits in the tile below */
+        CHECK(spinfer_frag_a_col(lane, 2) == col + 2 && spinfer_frag_a_row(lane, 1) == row + 8);
+        CHECK(spinfer_bitmap_tile_at(row, col) == spinfer_lane_tile(lane));
+        CHECK(spinfer_bitmap_tile_at(row + 8, col) == spinfer_lane_tile(lane) + 2);
+        CHECK(spinfer_bitmap_bit_at(row, col) == 32 * spinfer_lane_half(lane) + shift);
+        CHECK(!quads[spinfer_lane_tile(lane)][spinfer_lane_half(lane)][shift]++);
+    }
+}
+
+static void test_records(void)
+{
+    uint32_t nnz;
+    CHECK(SPINFER_RECORD_BITMAPS == SPINFER_GROUP_TC_TILES * sizeof(uint16_t));
+    CHECK(SPINFER_RECORD_VALUES == SPINFER_RECORD_BITMAPS + SPINFER_GROUP_BITMAP_TILES * sizeof(uint64_t));
+    for (nnz = 0; nnz <= SPINFER_GROUP_ELEMENTS; nnz++) { /* room for the values and 0 to 7 zeros */
+        const uint32_t room = spinfer_record_bytes(nnz) - SPINFER_RECORD_VALUES;
+        CHECK(spinfer_record_bytes(nnz) % 16 == 0 && room >= 2 * nnz && room <= 2 * nnz + 14);
+    }
+    CHECK(spinfer_record_bytes(SPINFER_GROUP_ELEMENTS) == SPINFER_RECORD_MAX_BYTES);
+    CHECK(SPINFER_MAX_DIM % SPINFER_GROUP_ROWS == 0 && SPINFER_MAX_DIM % SPINFER_GROUP_COLS == 0);
+    CHECK((uint64_t)SPINFER_MAX_DIM + SPINFER_GROUP_ROWS > INT32_MAX && SPINFER_MAX_DIM <= INT32_MAX);
+}
+
+/* As C ABIs with 64-bit pointers lay them out. Programs in other languages have these numbers in them. */
+static void test_structs(void)
+{
+    static const struct {
+        size_t is, should_be;
+    } places[] = {{offsetof(spinfer_matrix, offsets), 0},
+                  {offsetof(spinfer_matrix, data), 8},
+                  {offsetof(spinfer_matrix, data_bytes), 16},
+                  {offsetof(spinfer_matrix, rows), 24},
+                  {offsetof(spinfer_matrix, cols), 28},
+                  {offsetof(spinfer_matrix, group_ld), 32},
+                  {offsetof(spinfer_matrix, max_record), 36},
+                  {offsetof(spinfer_matrix, dtype), 40},
+                  {offsetof(spinfer_matrix, format), 44},
+                  {sizeof(spinfer_matrix), 48},
+                  {offsetof(spinfer_sizes, offsets_bytes), 0},
+                  {offsetof(spinfer_sizes, data_bytes), 8},
+                  {offsetof(spinfer_sizes, nnz), 16},
+                  {offsetof(spinfer_sizes, max_record), 24},
+                  {sizeof(spinfer_sizes), 32},
+                  {offsetof(spinfer_device, sm_count), 0},
+                  {offsetof(spinfer_device, smem_per_block), 4},
+                  {offsetof(spinfer_device, compute), 8},
+                  {sizeof(spinfer_device), 12},
+                  {offsetof(spinfer_plan, tokens), 0},
+                  {offsetof(spinfer_plan, strips), 4},
+                  {offsetof(spinfer_plan, warps_k), 8},
+                  {offsetof(spinfer_plan, stages), 12},
+                  {offsetof(spinfer_plan, splits), 16},
+                  {offsetof(spinfer_plan, cluster), 20},
+                  {offsetof(spinfer_plan, x_cols), 24},
+                  {offsetof(spinfer_plan, x_pieces), 28},
+                  {offsetof(spinfer_plan, dependent), 32},
+                  {sizeof(spinfer_plan), 36},
+                  {sizeof(spinfer_frag_a), 16},
+                  {sizeof(spinfer_frag_b), 8},
+                  {sizeof(spinfer_frag_c), 16},
+                  {sizeof(spinfer_dtype), 4},
+                  {sizeof(spinfer_status), 4}};
+    size_t i;
+    CHECK(sizeof(void *) == 8);
+    for (i = 0; i < sizeof places / sizeof places[0]; i++) CHECK(places[i].is == places[i].should_be);
+}
+
+/* ---- Figures --------------------------------------------------------------------------------- */
+
+/* A file, and how far its text has been compared. */
+typedef struct text {
+    const char *name;
+    char       *all, *rest;
+} text;
+
+static int lines_compared;
+
+static text text_read(const char *directory, const char *name)
+{
+    char  path[4096];
+    FILE *file;
+    text  t;
+    long  bytes;
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    file = fopen(path, "rb");
+    CHECK(file && fseek(file, 0, SEEK_END) == 0);
+    bytes = ftell(file);
+    CHECK(bytes > 0 && fseek(file, 0, SEEK_SET) == 0);
+    t.name = name;
+    t.all = t.rest = (char *)allocate((size_t)bytes + 1);
+    CHECK(fread(t.all, 1, (size_t)bytes, file) == (size_t)bytes);
+    t.all[bytes] = 0;
+    fclose(file);
+    return t;
+}
+
+/* The words must come next or later in the text, but in its next line if they continue a figure. */
+static void expect(text *t, int next_line, const char *format, ...)
+{
+    char    words[256], *found, *line;
+    int     lines = 0;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(words, sizeof words, format, arguments);
+    va_end(arguments);
+    found = strstr(t->rest, words);
+    for (line = t->rest; found && line < found; line++) lines += *line == '\n';
+    if (!found || (next_line && lines != 1)) {
+        fprintf(stderr, "%s does not say, as the functions do%s:\n%s\n", t->name, next_line ? ", in the next line" : "", words);
+        exit(1);
+    }
+    t->rest = found + strlen(words);
+    lines_compared++;
+}
+enum { LATER = 0, NEXT = 1 };
+
+/* FIG 1, in the header and in the README. */
+static void check_fig1(text *t)
+{
+    int i, tc[4][2], bt[2][2];
+    for (i = 0; i < 8; i++) tc[i / 2][i % 2] = spinfer_bitmap_tile_at(16 * (i / 2), 16 * (i % 2)) / 4;
+    for (i = 0; i < 4; i++) bt[i / 2][i % 2] = spinfer_bitmap_tile_at(8 * (i / 2), 8 * (i % 2));
+    expect(t, LATER, "GroupTile %d x %d                  TCTile 16 x 16          BitmapTile 8 x 8", SPINFER_GROUP_ROWS,
+           SPINFER_GROUP_COLS);
+    expect(t, NEXT, "+-------------+-------------+      +------+------+");
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      | BT %d | BT %d |         one uint64_t", tc[0][0], tc[0][1], bt[0][0],
+           bt[0][1]);
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      +------+------+         bit %d * row + col", tc[1][0], tc[1][1],
+           spinfer_bitmap_bit_at(1, 0));
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      | BT %d | BT %d |", tc[2][0], tc[2][1], bt[1][0], bt[1][1]);
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      +------+------+", tc[3][0], tc[3][1]);
+    expect(t, NEXT, "+-------------+-------------+      = one A operand of mma.m16n8k16");
+    expect(t, NEXT, " cols %d..%d    cols %d..%d", spinfer_tc_tile_col(tc[0][0]), spinfer_tc_tile_col(tc[0][0]) + 15,
+           spinfer_tc_tile_col(tc[0][1]), spinfer_tc_tile_col(tc[0][1]) + 15);
+}
+
+/* The lane that owns four columns, from 8 * tile + 4 * half on, of a row of a TCTile. */
+static int owner(int row, int tile, int half)
+{
+    int lane = 0;
+    while (lane < 32 && (spinfer_frag_a_row(lane, 0) != row || spinfer_frag_a_col(lane, 0) != 8 * tile + 4 * half)) lane++;
+    CHECK(lane < 32);
+    return lane;
+}
+
+static void check_fig2(text *t)
+{
+    const uint32_t word = 0x19; /* the example: # . . # # . . . */
+    int            row, col, lane;
+    expect(t, LATER, "bit number                     left tile (BT 0, 2)   right tile (BT 1, 3)");
+    for (row = 0; row < 8; row++) {
+        char bits[32] = "";
+        if (row > 1 && row < 7) continue;
+        if (row == 7) expect(t, NEXT, " ...                                     ...                   ...");
+        for (col = 0; col < 8; col++) sprintf(bits + 3 * col, " %2d", spinfer_bitmap_bit_at(row, col));
+        expect(t, NEXT, "row %d |%s         L%-12dL%-8dL%-12dL%d\n", row, bits, owner(row, 0, 0), owner(row, 0, 1),
+               owner(row, 1, 0), owner(row, 1, 1));
+        t->rest--; /* the newline */
+    }
+    for (lane = 0; lane < 2; lane++) {
+        const int shift = spinfer_lane_shift(lane);
+        char      row_0[32] = "", ranks[64] = "";
+        int       bit, rank = spinfer_popcount(word & ((1u << shift) - 1));
+        for (bit = 0; bit < 8; bit++) strcat(row_0, word >> bit & 1 ? " #" : " .");
+        for (bit = shift; bit < shift + 4; bit++)
+            if (word >> bit & 1) sprintf(ranks + strlen(ranks), "%sbit %d -> values[%d]", *ranks ? ", " : "", bit, rank++);
+        if (lane == 0)
+            expect(t, LATER, "row 0 =%s   L%d owns bits %d..%d: %s", row_0, lane, shift, shift + 3, ranks);
+        else
+            expect(t, NEXT, "L%d owns bits %d..%d: %s", lane, shift, shift + 3, ranks);
+    }
+}
+
+/* The record of FIG 3, in the header and in the README. */
+static void check_record(text *t)
+{
+    const char *line = "+--------------+-------------------------+----------------------------+-----------------+";
+    expect(t, LATER, "byte 0          %d                        %d                          %d + 2 * nnz", SPINFER_RECORD_BITMAPS,
+           SPINFER_RECORD_VALUES, SPINFER_RECORD_VALUES);
+    expect(t, NEXT, "%s", line);
+    expect(t, NEXT, "| tc_offsets   | bitmaps                 | values                     | 0 to 7 zeros    |");
+    expect(t, NEXT, "| uint16_t [%d] | uint64_t [%d]           | uint16_t [nnz]             | to 16 bytes     |",
+           SPINFER_GROUP_TC_TILES, SPINFER_GROUP_BITMAP_TILES);
+    expect(t, NEXT, "%s", line);
+}
+
+/* 50 % of a large matrix: a record and an offset for each 2048 weights. */
+static void check_bits_per_weight(text *t)
+{
+    const double bytes = 4 + (double)spinfer_record_bytes(SPINFER_GROUP_ELEMENTS / 2);
+    expect(t, LATER, "%.1f bits", 8 * bytes / SPINFER_GROUP_ELEMENTS);
+}
+
+static void check_fig4(text *t)
+{
+    char columns[64] = "", lanes[64] = "", registers[64] = "";
+    int  col, g;
+    for (g = 0; g < 8; g++) /* "lane = 4 * g + j", "rows g and g + 8": as in row 0 */
+        for (col = 0; col < 16; col += 4) {
+            const int lane = 4 * g + owner(0, col / 8, col / 4 % 2);
+            CHECK(spinfer_frag_a_row(lane, 0) == g && spinfer_frag_a_row(lane, 1) == g + 8);
+            CHECK(spinfer_frag_a_row(lane, 2) == g && spinfer_frag_a_row(lane, 3) == g + 8);
+            CHECK(spinfer_frag_a_col(lane, 0) == col && spinfer_frag_a_col(lane, 1) == col);
+        }
+    for (col = 0; col < 16; col++) {
+        const char *gap = col == 0 ? "" : col % 4 ? " " : "  ";
+        const int   lane = owner(0, col / 8, col / 4 % 2), reg = spinfer_frag_a_col(lane, 2) <= col ? 2 : 0;
+        sprintf(columns + strlen(columns), "%s%2d", gap, col);
+        sprintf(registers + strlen(registers), "%s%2d", gap, reg);
+        if (col % 4 == 0) sprintf(lanes + strlen(lanes), "%*d", col ? 13 : 6, lane);
+    }
+    expect(t, LATER, "column   %s        lane = 4 * g + j", columns);
+    expect(t, NEXT, "lane j   %s             rows g and g + 8", lanes);
+    expect(t, NEXT, "register %s        (+ 1 for row g + 8)", registers);
+}
+
+int main(int argc, char **argv)
+{
+    text encode, spmm, readme;
+    CHECK(argc == 2);
+    test_tiles();
+    test_frags();
+    test_records();
+    test_structs();
+
+    encode = text_read(argv[1], "spinfer_encode.h");
+    check_fig1(&encode);
+    check_fig2(&encode);
+    check_record(&encode);
+    check_bits_per_weight(&encode);
+    spmm = text_read(argv[1], "spinfer.cuh");
+    check_fig4(&spmm);
+    readme = text_read(argv[1], "README.md");
+    check_bits_per_weight(&readme);
+    check_fig1(&readme);
+    check_record(&readme);
+    free(encode.all);
+    free(spmm.all);
+    free(readme.all);
+    printf("layout: tiles, fragments and records one-to-one, structs as published, %d lines of the figures as the functions "
+           "draw them: OK\n", lines_compared);
+    return 0;
+}
