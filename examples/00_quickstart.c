@@ -5,6 +5,10 @@
  * Y = W X: W is the weight of a linear layer, X the activations of some tokens. Compiled by nvcc and run where there is
  * a GPU, this multiplies on the GPU, else on the CPU. W comes from a .npy file, or is made up and pruned as Wanda
  * would. Exit status 0 means that every result that was checked lies within its error bound. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* clock_gettime(), also under -std=c99 */
+#endif
+
 #include "common.h"
 #include "npy.h"
 
@@ -24,27 +28,6 @@ typedef struct options {
 } options;
 
 /* ---- The layer ------------------------------------------------------------------------------- */
-
-/* Prunes every row to the given share of zeros: the smallest magnitudes go. Without their sign bit, 16-bit floats sort
- * like integers, so the threshold is found bit by bit. */
-static void prune_by_magnitude(uint16_t *dense, size_t rows, size_t cols, double zeros)
-{
-    const size_t remove = (size_t)floor(zeros * (double)cols + 0.5);
-    size_t       row, col;
-    for (row = 0; row < rows; row++) {
-        uint16_t *line = dense + row * cols;
-        unsigned  threshold = 0, bit; /* becomes the largest t for which at most `remove` magnitudes are below t */
-        size_t    below, gone = 0;
-        for (bit = 0x4000; bit; bit >>= 1) {
-            for (col = 0, below = 0; col < cols; col++) below += (line[col] & 0x7fffu) < threshold + bit;
-            if (below <= remove) threshold += bit;
-        }
-        for (col = 0; col < cols; col++)
-            if ((line[col] & 0x7fffu) < threshold) line[col] = 0, gone++;
-        for (col = 0; col < cols && gone < remove; col++) /* ties: from the left */
-            if ((line[col] & 0x7fffu) == threshold) line[col] = 0, gone++;
-    }
-}
 
 static uint16_t *make_layer(options *o)
 {
@@ -170,7 +153,7 @@ static const char *find_gpu(void)
 /* ---- The check ------------------------------------------------------------------------------- */
 
 /* Compares Y with the product of the dense W in float64. Returns 1 if no result y = sum of w x is farther off than it
- * may be. With S = sum of |w x|, that is:
+ * may be. That depends on W and X only, not on what was computed. With S = sum of |w x|:
  *
  *   CPU   sums in double, here and there: K 2^-52 S.
  *   GPU   sums in fp32. A step of a tensor core multiplies exactly, then aligns the products and the running sum to
@@ -213,7 +196,7 @@ static int check(const options *o, const uint16_t *dense, const uint16_t *X, con
     }
     printf("check      ");
     if (tokens < o->n) printf("%zu of ", tokens * o->rows);
-    printf("%zu results, worst error %.3g, allowed there %.3g\n", o->n * o->rows, worst_error, worst_allowed);
+    printf("%zu results, worst error %.6g, allowed there %.6g\n", o->n * o->rows, worst_error, worst_allowed);
     return worst <= 1;
 }
 

@@ -42,14 +42,16 @@ enum { SKIPPED = 77 };
     } while (0)
 #endif
 
-/* Allocates or exits. 16-byte aligned, so that encoded data may live there. Free with free(). */
+/* Allocates or exits. 16-byte aligned, as malloc() is on 64-bit systems, so that encoded data may live there. Free with
+ * free(). */
 static inline void *allocate(size_t bytes)
 {
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, bytes ? bytes : 1) != 0 || !memory) {
+    void *memory = malloc(bytes ? bytes : 1);
+    if (!memory) {
         fprintf(stderr, "out of memory (%zu bytes)\n", bytes);
         exit(1);
     }
+    CHECK((uintptr_t)memory % 16 == 0);
     return memory;
 }
 
@@ -63,7 +65,10 @@ static inline uint64_t random_bits(uint64_t seed, uint64_t index)
 }
 
 /* Uniform in [0, 1). */
-static inline double random_unit(uint64_t seed, uint64_t index) { return (double)(random_bits(seed, index) >> 11) * 0x1p-53; }
+static inline double random_unit(uint64_t seed, uint64_t index)
+{
+    return (double)(random_bits(seed, index) >> 11) * 0x1p-53;
+}
 
 /* Roughly normal, mean 0, variance 1: the sum of four uniforms. */
 static inline double random_normal(uint64_t seed, uint64_t index)
@@ -96,6 +101,27 @@ static inline void prune_iid(uint16_t *dense, size_t rows, size_t cols, double z
 #endif
     for (i = 0; i < (long long)(rows * cols); i++)
         if (random_unit(seed, (uint64_t)i) < zeros) dense[i] = 0;
+}
+
+/* Prunes every row to the given share of zeros: the smallest magnitudes go. Without their sign bit, 16-bit floats sort
+ * like integers, so the threshold is found bit by bit. */
+static inline void prune_by_magnitude(uint16_t *dense, size_t rows, size_t cols, double zeros)
+{
+    const size_t remove = (size_t)floor(zeros * (double)cols + 0.5);
+    size_t       row, col;
+    for (row = 0; row < rows; row++) {
+        uint16_t *line = dense + row * cols;
+        unsigned  threshold = 0, bit; /* becomes the largest t for which at most `remove` magnitudes are below t */
+        size_t    below, gone = 0;
+        for (bit = 0x4000; bit; bit >>= 1) {
+            for (col = 0, below = 0; col < cols; col++) below += (line[col] & 0x7fffu) < threshold + bit;
+            if (below <= remove) threshold += bit;
+        }
+        for (col = 0; col < cols; col++)
+            if ((line[col] & 0x7fffu) < threshold) line[col] = 0, gone++;
+        for (col = 0; col < cols && gone < remove; col++) /* ties: from the left */
+            if ((line[col] & 0x7fffu) == threshold) line[col] = 0, gone++;
+    }
 }
 
 /* Prunes as Wanda does: in every row exactly round(zeros * cols) weights go, those with the smallest |weight| * norm of
@@ -159,7 +185,8 @@ static inline spinfer_matrix encode_matrix(const uint16_t *dense, size_t rows, s
     CHECK_SPINFER(spinfer_encode_sizes(dense, rows, cols, cols, &sizes));
     offsets = (uint32_t *)allocate((size_t)sizes.offsets_bytes);
     data = allocate((size_t)sizes.data_bytes);
-    CHECK_SPINFER(spinfer_encode(dense, rows, cols, cols, dtype, offsets, sizes.offsets_bytes, data, sizes.data_bytes, &W));
+    CHECK_SPINFER(spinfer_encode(dense, rows, cols, cols, dtype, offsets, sizes.offsets_bytes, data, sizes.data_bytes,
+                                 &W));
     return W;
 }
 

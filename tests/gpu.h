@@ -418,7 +418,7 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
-/* Another split of K. Two small pieces of X suit every split; one piece would have to hold the whole range of a block. */
+/* Another split of K. Two small pieces of X suit every split; one would have to hold the whole range of a block. */
 static inline void set_splits(spinfer_plan *plan, int splits, int cluster)
 {
     plan->splits = splits;

@@ -1,6 +1,6 @@
-/* Risk: a lane that takes the value of its neighbour, or reads a byte that is not part of its record. The decode of the GPU
- * (section 5 of spinfer.cuh) takes its lane as an argument, so here a warp is a loop over 32 lanes on the CPU, and all
- * that it may read ends or begins at an unreadable page. What it must give is what spinfer_decode() gives. */
+/* Risk: a lane that takes the value of its neighbour, or reads a byte that is not part of its record. The decode of the
+ * GPU (section 5 of spinfer.cuh) takes its lane as an argument, so here a warp is a loop over 32 lanes on the CPU, and
+ * all that it may read ends or begins at an unreadable page. What it must give is what spinfer_decode() gives. */
 #include "spinfer.cuh"
 #include "test.h"
 
@@ -95,7 +95,8 @@ static void test_quads(const group *g, const fence *f, int side)
                 const int       to_col = spinfer_bitmap_tile_col(tile) + 4 * half;
                 uint32_t        pairs[2] = {POISON, POISON};
                 spinfer_decode_quad(word, first % 32,
-                                    (const uint16_t *)fence_copy(f, side, values + skip, 2 * (size_t)(end - skip)), pairs);
+                                    (const uint16_t *)fence_copy(f, side, values + skip, 2 * (size_t)(end - skip)),
+                                    pairs);
                 check_pair(g, pairs[0], to_row, to_col);
                 check_pair(g, pairs[1], to_row, to_col + 2);
                 pairs[0] = pairs[1] = POISON;
@@ -116,8 +117,8 @@ static void test_tc_tiles(const group *g, const fence *bits_fence, const fence *
         const uint64_t *bitmaps = (const uint64_t *)fence_copy(bits_fence, side, g->bitmaps + 4 * t, 32);
         const uint16_t *values =
             (const uint16_t *)fence_copy(values_fence, side, g->values + before, 2 * (size_t)count);
-        spinfer_frag_a  frags[32];
-        size_t          i;
+        spinfer_frag_a frags[32];
+        size_t         i;
         CHECK(before == g->tc_offsets[t]);
         memset(frags, POISON, sizeof frags);
         for (lane = 0; lane < 32; lane++) {
@@ -188,7 +189,8 @@ static void test_two_steps(const group *g, const fence *f, int side)
 
 int main(void)
 {
-    static const uint16_t special[] = {0x0001, 0x8001, 0x03ff, 0x7c00, 0xfc00, 0x7c01, 0xffff, 0x7f80, 0xff81, 0x8000, 0};
+    static const uint16_t special[] = {0x0001, 0x8001, 0x03ff, 0x7c00, 0xfc00, 0x7c01,
+                                       0xffff, 0x7f80, 0xff81, 0x8000, 0};
     const fence           a = fence_create(), b = fence_create();
     int                   groups = 0, percent, round, side, i;
     for (percent = 0; percent <= 100; percent += percent == 0 ? 1 : percent == 1 ? 9 : 10)
@@ -208,7 +210,9 @@ int main(void)
             }
             groups++;
         }
-    printf("decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, TCTiles, records and in two steps, all bits as "
-           "by spinfer_decode(), no byte read outside: OK\n", groups);
+    printf(
+        "decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, TCTiles, records and in two steps, all bits as "
+        "by spinfer_decode(), no byte read outside: OK\n",
+        groups);
     return 0;
 }

@@ -51,7 +51,8 @@ static void test_elements(void)
     CHECK(rows * cols > (size_t)1 << 31);
     for (i = 0; i < 3; i++) dense[places[i]] = (uint16_t)(0x1234 + i);
     CHECK_SPINFER(spinfer_encode_sizes(dense, rows, cols, cols, &sizes));
-    CHECK(sizes.nnz == 3 && sizes.data_bytes == 272 * (uint64_t)(rows / 64 * (cols / 32)) + 128); /* three of 16, rounded up */
+    CHECK(sizes.nnz == 3 &&
+          sizes.data_bytes == 272 * (uint64_t)(rows / 64 * (cols / 32)) + 128); /* 3 * 16, rounded up */
     offsets = (uint32_t *)allocate((size_t)sizes.offsets_bytes);
     data = allocate((size_t)sizes.data_bytes);
     CHECK_SPINFER(spinfer_encode(dense, rows, cols, cols, SPINFER_BF16, offsets, sizes.offsets_bytes, data,

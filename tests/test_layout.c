@@ -1,6 +1,6 @@
-/* Risk: a figure that lies. The layout functions are the truth: here they must be one-to-one, and every figure about them in
- * the headers and the README is drawn again from them and compared with the text. Also: the layout of the public structs,
- * which programs in other languages copy.
+/* Risk: a figure that lies. The layout functions are the truth: here they must be one-to-one, and every figure about
+ * them in the headers and the README is drawn again from them and compared with the text. Also: the layout of the
+ * public structs, which programs in other languages copy.
  *
  *     test_layout DIRECTORY-OF-THE-HEADERS */
 #include <stdarg.h>
@@ -23,10 +23,12 @@ static void test_tiles(void)
         }
     for (tc_tile = 0; tc_tile < SPINFER_GROUP_TC_TILES; tc_tile++) { /* BitmapTile number = 4 * TCTile + BT */
         const int row = spinfer_tc_tile_row(tc_tile), col = spinfer_tc_tile_col(tc_tile);
-        CHECK(spinfer_bitmap_tile_at(row, col) == 4 * tc_tile && spinfer_bitmap_tile_at(row + 15, col + 15) == 4 * tc_tile + 3);
+        CHECK(spinfer_bitmap_tile_at(row, col) == 4 * tc_tile &&
+              spinfer_bitmap_tile_at(row + 15, col + 15) == 4 * tc_tile + 3);
     }
     CHECK(SPINFER_GROUP_ROWS * SPINFER_GROUP_COLS == SPINFER_GROUP_ELEMENTS);
-    CHECK(SPINFER_GROUP_TC_TILES * 256 == SPINFER_GROUP_ELEMENTS && SPINFER_GROUP_BITMAP_TILES * 64 == SPINFER_GROUP_ELEMENTS);
+    CHECK(SPINFER_GROUP_TC_TILES * 256 == SPINFER_GROUP_ELEMENTS &&
+          SPINFER_GROUP_BITMAP_TILES * 64 == SPINFER_GROUP_ELEMENTS);
 }
 
 static void test_frags(void)
@@ -34,9 +36,11 @@ static void test_frags(void)
     char a[16][16] = {{0}}, b[16][8] = {{0}}, c[16][8] = {{0}}, quads[2][2][32] = {{{0}}};
     int  lane, reg, half;
     for (lane = 0; lane < 32; lane++) {
-        const int row = spinfer_frag_a_row(lane, 0), col = spinfer_frag_a_col(lane, 0), shift = spinfer_lane_shift(lane);
+        const int row = spinfer_frag_a_row(lane, 0), col = spinfer_frag_a_col(lane, 0),
+                  shift = spinfer_lane_shift(lane);
         for (half = 0; half < 2; half++) { /* of a register */
-            for (reg = 0; reg < 4; reg++) CHECK(!a[spinfer_frag_a_row(lane, reg)][spinfer_frag_a_col(lane, reg) + half]++);
+            for (reg = 0; reg < 4; reg++)
+                CHECK(!a[spinfer_frag_a_row(lane, reg)][spinfer_frag_a_col(lane, reg) + half]++);
             for (reg = 0; reg < 2; reg++) CHECK(!b[spinfer_frag_b_col(lane, reg) + half][spinfer_frag_b_token(lane)]++);
         }
         for (reg = 0; reg < 4; reg++) CHECK(!c[spinfer_frag_c_row(lane, reg)][spinfer_frag_c_token(lane, reg)]++);
@@ -151,7 +155,8 @@ static void expect(text *t, int next_line, const char *format, ...)
     found = strstr(t->rest, words);
     for (line = t->rest; found && line < found; line++) lines += *line == '\n';
     if (!found || (next_line && lines != 1)) {
-        fprintf(stderr, "%s does not say, as the functions do%s:\n%s\n", t->name, next_line ? ", in the next line" : "", words);
+        fprintf(stderr, "%s does not say, as the functions do%s:\n%s\n", t->name, next_line ? ", in the next line" : "",
+                words);
         exit(1);
     }
     t->rest = found + strlen(words);
@@ -168,10 +173,10 @@ static void check_fig1(text *t)
     expect(t, LATER, "GroupTile %d x %d                  TCTile 16 x 16          BitmapTile 8 x 8", SPINFER_GROUP_ROWS,
            SPINFER_GROUP_COLS);
     expect(t, NEXT, "+-------------+-------------+      +------+------+");
-    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      | BT %d | BT %d |         one uint64_t", tc[0][0], tc[0][1], bt[0][0],
-           bt[0][1]);
-    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      +------+------+         bit %d * row + col", tc[1][0], tc[1][1],
-           spinfer_bitmap_bit_at(1, 0));
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      | BT %d | BT %d |         one uint64_t", tc[0][0], tc[0][1],
+           bt[0][0], bt[0][1]);
+    expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      +------+------+         bit %d * row + col", tc[1][0],
+           tc[1][1], spinfer_bitmap_bit_at(1, 0));
     expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      | BT %d | BT %d |", tc[2][0], tc[2][1], bt[1][0], bt[1][1]);
     expect(t, NEXT, "|  TCTile %d   |  TCTile %d   |      +------+------+", tc[3][0], tc[3][1]);
     expect(t, NEXT, "+-------------+-------------+      = one A operand of mma.m16n8k16");
@@ -183,7 +188,8 @@ static void check_fig1(text *t)
 static int owner(int row, int tile, int half)
 {
     int lane = 0;
-    while (lane < 32 && (spinfer_frag_a_row(lane, 0) != row || spinfer_frag_a_col(lane, 0) != 8 * tile + 4 * half)) lane++;
+    while (lane < 32 && (spinfer_frag_a_row(lane, 0) != row || spinfer_frag_a_col(lane, 0) != 8 * tile + 4 * half))
+        lane++;
     CHECK(lane < 32);
     return lane;
 }
@@ -208,7 +214,8 @@ static void check_fig2(text *t)
         int       bit, rank = spinfer_popcount(word & ((1u << shift) - 1));
         for (bit = 0; bit < 8; bit++) strcat(row_0, word >> bit & 1 ? " #" : " .");
         for (bit = shift; bit < shift + 4; bit++)
-            if (word >> bit & 1) sprintf(ranks + strlen(ranks), "%sbit %d -> values[%d]", *ranks ? ", " : "", bit, rank++);
+            if (word >> bit & 1)
+                sprintf(ranks + strlen(ranks), "%sbit %d -> values[%d]", *ranks ? ", " : "", bit, rank++);
         if (lane == 0)
             expect(t, LATER, "row 0 =%s   L%d owns bits %d..%d: %s", row_0, lane, shift, shift + 3, ranks);
         else
@@ -220,8 +227,8 @@ static void check_fig2(text *t)
 static void check_record(text *t)
 {
     const char *line = "+--------------+-------------------------+----------------------------+-----------------+";
-    expect(t, LATER, "byte 0          %d                        %d                          %d + 2 * nnz", SPINFER_RECORD_BITMAPS,
-           SPINFER_RECORD_VALUES, SPINFER_RECORD_VALUES);
+    expect(t, LATER, "byte 0          %d                        %d                          %d + 2 * nnz",
+           SPINFER_RECORD_BITMAPS, SPINFER_RECORD_VALUES, SPINFER_RECORD_VALUES);
     expect(t, NEXT, "%s", line);
     expect(t, NEXT, "| tc_offsets   | bitmaps                 | values                     | 0 to 7 zeros    |");
     expect(t, NEXT, "| uint16_t [%d] | uint64_t [%d]           | uint16_t [nnz]             | to 16 bytes     |",
@@ -282,7 +289,9 @@ int main(int argc, char **argv)
     free(encode.all);
     free(spmm.all);
     free(readme.all);
-    printf("layout: tiles, fragments and records one-to-one, structs as published, %d lines of the figures as the functions "
-           "draw them: OK\n", lines_compared);
+    printf("layout: tiles, fragments and records one-to-one, structs as published, %d lines of the figures as the "
+           "functions "
+           "draw them: OK\n",
+           lines_compared);
     return 0;
 }

@@ -136,7 +136,8 @@ static void test_splits(const spinfer_device *device, size_t M, size_t K)
         for (cluster = 0; cluster <= (device->compute >= 90); cluster++)
             for (splits = 1 + cluster; splits <= 8; splits += small_run() ? 3 : 1) {
                 set_splits(&plan, splits, cluster);
-                worst = fmax(worst, check(M, K, n, 0.5, splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
+                worst =
+                    fmax(worst, check(M, K, n, 0.5, splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
             }
     }
     printf("split K: largest error / bound %.3f\n", worst);

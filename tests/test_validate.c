@@ -191,8 +191,8 @@ static void test_truncation(const spinfer_matrix *W, uint64_t offsets_bytes)
     refused += (long long)(offsets_bytes + 2 * W->data_bytes);
 }
 
-/* A record followed by 16 zero bytes that its bitmaps do not ask for: in bounds, but one matrix has one encoding. Behind
- * the last record there may be anything, but only in whole lines. */
+/* A record followed by 16 zero bytes that its bitmaps do not ask for: in bounds, but one matrix has one encoding.
+ * Behind the last record there may be anything. */
 static void test_slack(void)
 {
     const uint16_t       dense[8] = {1, 2, 3, 4, 5, 6, 7, 8}; /* they fill their 16 bytes */

@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-host_flags=(-I"$root" -O2 -Wall -Wextra -Wpedantic -Wconversion -Werror)
+host_flags=(-I"$root" -I"$root/examples" -O2 -Wall -Wextra -Wpedantic -Wconversion -Werror)
 cuda_flags=(-I"$root" -Werror all-warnings -Xcompiler=-Wall,-Wextra)
 ptx_only=(-gencode arch=compute_90,code=compute_90) # front ends and host compiler; the ptxas checks do the rest
 
@@ -50,7 +50,10 @@ compile_includes() {
     done
     [ "$compilers" -gt 0 ] || skip "no compiler for $suffix"
 }
-check_c() { compile_includes c "$1" "$CC" gcc clang; }
+check_c() {
+    echo '#include "common.h"' >common.c # of the examples: it says C99 as well
+    compile_includes c "$1" "$CC" gcc clang
+}
 check_cxx() { compile_includes cpp "$1" "$CXX" g++ clang++; }
 
 # nvcc STANDARD: the plain headers, the kernels, and the kernels kept private.
@@ -151,14 +154,14 @@ check_link() {
     "$NVCC" "${flags[@]}" -c SPINFER_IMPLEMENTATION.cu -o kernels.o
     "$NVCC" "${flags[@]}" -DUNIT=unit_private -DSPINFER_STATIC -c "$here/link_unit.cu" -o private.o
     for unit in a b; do "$NVCC" "${flags[@]}" -DUNIT=unit_$unit -c "$here/link_unit.cu" -o $unit.o; done
-    "$CC" "${host_flags[@]}" -I"$root/examples" -c "$here/link_main.c" -o main.o
+    "$CC" "${host_flags[@]}" -c "$here/link_main.c" -o main.o
     "$NVCC" "$1" -arch=sm_90 main.o a.o b.o private.o kernels.o -o program
     ./program
 }
 
 # ---- consumers -----------------------------------------------------------------------------------
 
-# consumer find_package|add_subdirectory: another project that uses spinfer, from an installation or from the source tree.
+# consumer find_package|add_subdirectory: another project that uses spinfer, installed or from the source tree.
 check_consumer() {
     local options=(-DSPINFER_ROOT="$root")
     if [ "$1" = find_package ]; then

@@ -2,8 +2,9 @@
 #include "common.h"
 #include "spinfer.cuh"
 
-typedef const void *unit(const spinfer_matrix *W, const spinfer_device *device, spinfer_plan *plan, spinfer_status *status);
-extern unit unit_a, unit_b, unit_private;
+typedef const void *unit(const spinfer_matrix *W, const spinfer_device *device, spinfer_plan *plan,
+                         spinfer_status *status);
+extern unit         unit_a, unit_b, unit_private;
 
 int main(void)
 {

@@ -11,7 +11,8 @@ static __global__ void decode(const uint64_t *bitmaps, const uint16_t *values, u
 }
 
 /* The address of a kernel of this unit, so that it is not removed, and a plan by the launch functions that it sees. */
-extern "C" const void *UNIT(const spinfer_matrix *W, const spinfer_device *device, spinfer_plan *plan, spinfer_status *status)
+extern "C" const void *UNIT(const spinfer_matrix *W, const spinfer_device *device, spinfer_plan *plan,
+                            spinfer_status *status)
 {
     *status = spinfer_spmm_plan(W, 8, device, plan);
     return (const void *)decode;

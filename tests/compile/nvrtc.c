@@ -7,12 +7,13 @@
 
 #define CHECK_NVRTC(call) CHECK((call) == NVRTC_SUCCESS)
 
-static const char program_text[] = "#include \"spinfer.cuh\"\n"
-                                   "extern \"C\" __global__ void decode(const uint64_t *bitmaps, const uint16_t *values,\n"
-                                   "                                  spinfer_frag_a *out)\n"
-                                   "{\n"
-                                   "    spinfer_decode_tc_tile(&out[threadIdx.x], bitmaps, values, threadIdx.x);\n"
-                                   "}\n";
+static const char program_text[] =
+    "#include \"spinfer.cuh\"\n"
+    "extern \"C\" __global__ void decode(const uint64_t *bitmaps, const uint16_t *values,\n"
+    "                                  spinfer_frag_a *out)\n"
+    "{\n"
+    "    spinfer_decode_tc_tile(&out[threadIdx.x], bitmaps, values, threadIdx.x);\n"
+    "}\n";
 
 static char *read_file(const char *directory, const char *name)
 {
