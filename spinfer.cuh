@@ -440,11 +440,11 @@ SPINFER_DEVICE void spinfer_shared_store_u16(uint32_t address, uint16_t value)
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
 }
 
-/* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. What those who counted before had read is read. */
+/* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. */
 SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
 {
     uint32_t before;
-    asm volatile("atom.acq_rel.cta.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
+    asm volatile("atom.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
     return before;
 }
 
@@ -611,7 +611,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
-    uint32_t x_left;   /* [x_pieces] counters: warps that have left a piece                                 */
+    uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece ..                               */
+    uint32_t x_left;   /* [x_pieces] counters: .. and how many so far, to know who is the last              */
     uint32_t received; /* barrier: the sums of the other blocks of the cluster have arrived                 */
     uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
     uint32_t stage;    /* bytes of a stage                                                                  */
@@ -632,7 +633,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
-    s.received = s.x_full + 8 * (uint32_t)plan->x_pieces;
+    s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
+    s.received = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.x_left = s.received + 8;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
@@ -847,15 +849,16 @@ SPINFER_DEVICE void spinfer_locate_tc_tile(uint32_t entry, const spinfer_lane *l
  *
  *   sums      [4 row tiles][n_frags]
  *   x_frags   [n_frags], scratch
- *   next      the first TCTile, already located; on return the one behind the slab
+ *   next      the first TCTile, already located; on return the one at `behind`
  *   read      where the lane reads the first TCTile in the table
+ *   behind    where it reads the TCTile behind the slab; after the last one any place in the table
  *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the slab
  *   x_stride  bytes from token to token
  *
  * The next TCTile is located while the values of this one are on their way. */
 SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                           spinfer_frag_b *x_frags, const spinfer_lane *l, spinfer_located *next, uint32_t read,
-                                          uint32_t x, uint32_t x_stride)
+                                          uint32_t behind, uint32_t x, uint32_t x_stride)
 {
     SPINFER_UNROLL
     for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
@@ -863,7 +866,7 @@ SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n
     for (int t = 0; t < 4; t++) {
         uint32_t       top[4], bottom[4], e[4];
         spinfer_frag_a a;
-        spinfer_shared_u32x4((read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1), e); /* behind the last slab: read, not used */
+        spinfer_shared_u32x4(t < 3 ? (read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1) : behind, e);
         spinfer_quad_load(next->place[0], next->bits[0], top);
         spinfer_quad_load(next->place[1], next->bits[1], bottom);
         spinfer_quad_locate(e[0], e[1], l->quad, &next->place[0], &next->bits[0]);
@@ -883,15 +886,15 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
                                             spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x, uint32_t x_stride)
 {
     spinfer_located next;
-    uint32_t        read = l->read;
+    const uint32_t  read = l->read;
     spinfer_locate_tc_tile(read, l, &next);
     if (n_frags == 2) {
-        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, x, x_stride);
-        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256, x + 32, x_stride);
+        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, read + 256, x, x_stride);
+        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256, read, x + 32, x_stride);
     } else {
         SPINFER_NO_UNROLL
-        for (int slab = 0; slab < 2; slab++, read += 256, x += 32)
-            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, x, x_stride);
+        for (uint32_t slab = 0; slab < 2; slab++, x += 32)
+            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256 * slab, read + 256 - 256 * slab, x, x_stride);
     }
 }
 
@@ -966,6 +969,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         SPINFER_NO_UNROLL
         for (uint32_t i = warp; i < x_pieces; i += warps) {
             spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
+            spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
             spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
         }
         if (warp == 0) spinfer_mbarrier_init(smem + layout.received, 1);
@@ -1014,10 +1018,13 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
-            __syncwarp(); /* all lanes have read the piece */
+            spinfer_mbarrier_arrive(smem + layout.x_empty + 8 * x_slot);
+            __syncwarp(); /* all lanes have arrived */
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
-            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1)
+            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1); /* complete: orders the reads of the others */
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
+            }
         }
         if (++x_slot == x_pieces) x_slot = 0, parity ^= 2;
     }
@@ -1349,9 +1356,9 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
         for (p.strips = 1; p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows)); p.strips++) {
             for (p.warps_k = 1; p.warps_k * p.strips <= max_warps; p.warps_k++) {
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
-                    const uint32_t limit = (uint32_t)(device->smem_per_block + 1024) / (uint32_t)blocks_per_sm - 1024 - 64;
-                    double         us;
-                    if (p.strips * p.warps_k * blocks_per_sm > max_warps || !spinfer_detail_fit(&p, W, limit) ||
+                    const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
+                    double    us;
+                    if (p.strips * p.warps_k * blocks_per_sm > max_warps || !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
                         spinfer_detail_check_plan(&p, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);

@@ -102,6 +102,26 @@ static void test_refusals(void)
     CHECK(bytes == 123);
 }
 
+/* GPUs with hardly any shared memory: a plan that fits, or none. */
+static void test_small_memory(void)
+{
+    const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
+    int                  bytes, planned = 0, refused = 0;
+    for (bytes = 0; bytes <= 65536; bytes += 64) {
+        const spinfer_device device = {132, bytes, 90};
+        spinfer_plan         plan;
+        const spinfer_status status = spinfer_spmm_plan(&W, 16, &device, &plan);
+        if (status == SPINFER_OK) {
+            check_plan(&W, 16, &device, "a GPU with little shared memory");
+            planned++;
+        } else {
+            CHECK(status == SPINFER_ERR_SMEM);
+            refused++;
+        }
+    }
+    CHECK(planned > 0 && refused > 0);
+}
+
 static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
 {
     size_t               bytes = 123;
@@ -170,6 +190,7 @@ int main(void)
     }
     test_refusals();
     test_limits();
+    test_small_memory();
     printf("%llu plans\nOK\n", (unsigned long long)draws);
     return 0;
 }
