@@ -13,8 +13,8 @@
  *   FUSE IT: the decode is one call inside your own kernel (section 5):
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
  *
- *   NEEDS    sm_80 or newer to run, a C++11 nvcc to build, no other library. Under NVRTC the device half is all there is.
- *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
+ *   NEEDS    sm_80 or newer to run, a C++11 nvcc to build, no other library. Under NVRTC the device half is all there
+ *   is. METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *
  *   CONTENTS   1 Configuration       2 Host API            3 Vocabulary             4 Who owns what
@@ -96,19 +96,20 @@ typedef struct spinfer_device {
     int compute;        /* 10 * major + minor compute capability, 90 for an H200                 */
 } spinfer_device;
 
-/* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you know
- * better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k warps
- * walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
+/* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
+ * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
+ * warps walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
     int warps_k;   /* warps that share the columns of a strip, >= 1                                              */
     int stages;    /* records that each warp buffers in shared memory, 2 .. 8                                    */
-    int splits;    /* ranges of K, 1 .. groups along K; their sums are added in the order of K                   */
+    int splits;    /* ranges of K, 1 .. groups along K (at most 1024); their sums are added in the order of K    */
     int cluster;   /* 1: the splits of a row group are one cluster and add through distributed shared memory
-                      (sm_90, splits <= 8); 0: they add through the workspace                                    */
+                      (sm_90, splits <= 8); 0: they add through the workspace, which serves up to 16384 row
+                      groups * token blocks                                                                      */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
-    int x_pieces;  /* pieces of X in shared memory, 1 .. 16                                                      */
+    int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
 } spinfer_plan;
@@ -118,40 +119,40 @@ typedef struct spinfer_plan {
 /* spinfer_device_query() : the current device. Errors: NULL, CUDA. */
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 
-/* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give the
- * same plan, no pointer of W is followed, no GPU is needed. It compares about a thousand plans (tens of microseconds), so keep
- * its answer if you launch often.
+/* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give
+ * the same plan, no pointer of W is followed, no GPU is needed. It compares about a thousand plans (tens of
+ * microseconds), so keep its answer if you launch often.
  *
  *   Errors    NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH (older than sm_80), SMEM */
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan);
 
-/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without a
- * cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without
+ * a cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
 /* spinfer_spmm() : Y = alpha W X + beta Y on the GPU.
  *
  *   plan       in      NULL: spinfer_spmm_plan() for the current device
- *   W          in      the struct in host memory, its two arrays in device memory. Arrays that you did not encode must have
- *                      passed spinfer_validate().
+ *   W          in      the struct in host memory, its two arrays in device memory, data 128-byte aligned (cudaMalloc
+ *                      is). Arrays that you did not encode must have passed spinfer_validate().
  *   X          in      [K, n] column-major, device memory: token t starts at X + t * ldx elements (PyTorch's contiguous
  *                      x[n, K]). 2-byte aligned; (uintptr_t)X % 16 == 0 and ldx % 8 == 0 loads faster.
  *   ldx        in      elements, >= K
- *   Y          in/out  [M, n] column-major, device memory, 2-byte aligned (PyTorch's contiguous y[n, M]); no overlap with X.
- *                      With beta == 0 it is written only, so it may hold anything, NaN included.
+ *   Y          in/out  [M, n] column-major, device memory, 2-byte aligned (PyTorch's contiguous y[n, M]); no overlap
+ *                      with X. With beta == 0 it is written only, so it may hold anything, NaN included.
  *   ldy        in      elements, >= M
- *   n          in      tokens, >= 1. Made for n <= 64; above, W is decoded again for every 64 tokens.
- *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero it
- *                      once after allocating; every launch leaves it ready for the next. Launches that may overlap (two
- *                      streams) need one each.
+ *   n          in      tokens, 1 .. 65535 * plan->tokens. Made for n <= 64; above, W is decoded again for every 64.
+ *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero
+ *                      it once after allocating; every launch leaves it ready for the next. Launches that may overlap
+ *                      (two streams) need one each.
  *   stream     in      cudaStream_t
  *
  *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
  *   Result      bitwise the same for the same plan, device and input
  *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, PLAN, CAPACITY, SMEM, ARCH: nothing was enqueued.
- *               CUDA: the runtime refused; cudaPeekAtLastError() says why. Errors of earlier work surface here as well. */
+ *               CUDA: the runtime refused; cudaPeekAtLastError() says why. */
 SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
                                         size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
                                         size_t workspace_bytes, struct CUstream_st *stream);
@@ -174,8 +175,8 @@ typedef struct spinfer_frag_c {
     float r[4]; /* sums: 16 rows x 8 tokens       */
 } spinfer_frag_c;
 
-/* A place in shared memory. On the device a 32-bit shared address; on the host a pointer, so that the same decode runs and
- * is tested on a CPU. Bytes are added to it in both worlds. */
+/* A place in shared memory. On the device a 32-bit shared address; on the host a pointer, so that the same decode runs
+ * and is tested on a CPU. Bytes are added to it in both worlds. */
 #ifdef __CUDA_ARCH__
 typedef uint32_t spinfer_shared;
 #else
@@ -190,9 +191,9 @@ typedef const unsigned char *spinfer_shared;
  *     lane j        0            1            2            3             rows g and g + 8
  *     register  0  0  2  2   0  0  2  2   0  0  2  2   0  0  2  2        (+ 1 for row g + 8)
  *
- * The instruction itself gives columns 2j, 2j+1, 2j+8, 2j+9 to lane j. A dot product does not care about the order of its
- * terms, so we hand it four neighbours instead, in both operands: a lane then needs one rank for four weights, and its part
- * of X is eight consecutive bytes. On an H200 that decodes 1.12x as fast as the standard order. */
+ * The instruction itself gives columns 2j, 2j+1, 2j+8, 2j+9 to lane j. A dot product does not care about the order of
+ * its terms, so we hand it four neighbours instead, in both operands: a lane then needs one rank for four weights, and
+ * its part of X is eight consecutive bytes. On an H200 that decodes 1.12x as fast as the standard order. */
 
 /* spinfer_frag_a_row(), spinfer_frag_a_col() : place in the TCTile of the lower half of register 0..3 of a lane. */
 SPINFER_HD int spinfer_frag_a_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
@@ -215,9 +216,9 @@ SPINFER_HD int spinfer_lane_shift(int lane) { return 8 * (lane / 4 % 4) + 4 * (l
 
 /* ---- 5. Decode -------------------------------------------------------------------------------
  *
- * One masked population count gives the rank of a lane's first value, one conditional load each fetches up to four values.
- * These functions take plain pointers (shared or global memory, or the host's) and are for kernels and tests of your own.
- * Section 8 has the same steps on 32-bit shared addresses, cut in two so that loads overlap. */
+ * One masked population count gives the rank of a lane's first value, one conditional load each fetches up to four
+ * values. These functions take plain pointers (shared or global memory, or the host's) and are for kernels and tests of
+ * your own. Section 8 has the same steps on 32-bit shared addresses, cut in two so that loads overlap. */
 
 /* spinfer_decode_quad() : four neighbouring weights of one row of a BitmapTile.
  *
@@ -288,12 +289,13 @@ SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitm
 /* spinfer_store_tc_tile() : the registers of a TCTile into a row-major 16 x 16 tile in shared, global or host memory.
  *
  *   tile      out  element (0, 0), 8-byte aligned. Every lane writes four elements in each of two rows.
- *   ld        in   elements from row to row, a multiple of 4. In shared memory ld % 64 == 8, 24, 40 or 56 lets ldmatrix and
- *                  these stores run without bank conflicts (padding). */
+ *   ld        in   elements from row to row, a multiple of 4. In shared memory ld % 64 == 8, 24, 40 or 56 lets ldmatrix
+ *                  and these stores run without bank conflicts (padding). */
 SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile, size_t ld, int lane)
 {
     uint32_t *top = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0));
-    uint32_t *bottom = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
+    uint32_t *bottom =
+        (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
     top[0] = frag->r[0];
     top[1] = frag->r[2];
     bottom[0] = frag->r[1];
@@ -371,8 +373,8 @@ SPINFER_HD spinfer_quad_lane spinfer_quad_lane_init(int lane)
     return q;
 }
 
-/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's first value and
- * the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). */
+/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's first value
+ * and the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). */
 SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad_lane q, spinfer_shared *place,
                                     uint32_t *bits)
 {
@@ -384,8 +386,8 @@ SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_
 #endif
 }
 
-/* spinfer_quad_load() : step two, up to four conditional loads. Zeros where a bit is clear. Predicated loads beat loading
- * always and masking (15.6 against 13.7 weights for each clock and SM on an H200). */
+/* spinfer_quad_load() : step two, up to four conditional loads. Zeros where a bit is clear. Predicated loads beat
+ * loading always and masking (15.6 against 13.7 weights for each clock and SM on an H200). */
 SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t *values)
 {
     values[0] = values[1] = values[2] = values[3] = 0;
@@ -466,8 +468,9 @@ SPINFER_DEVICE void spinfer_cp_async_16(uint32_t to, const void *from, uint32_t 
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
 
-/* spinfer_cp_async_commit(), spinfer_cp_async_wait() : group the copies of this thread; wait until at most `pending` groups
- * (a compile-time number, 0..3) are unfinished. The data is visible to this thread, to others after a barrier. */
+/* spinfer_cp_async_commit(), spinfer_cp_async_wait() : group the copies of this thread; wait until at most `pending`
+ * groups (a compile-time number, 0..3) are unfinished. The data is visible to this thread, to others after a
+ * barrier. */
 SPINFER_DEVICE void spinfer_cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 SPINFER_DEVICE void spinfer_cp_async_wait(const int pending)
 {
@@ -490,8 +493,8 @@ SPINFER_DEVICE void spinfer_ldmatrix_x4(uint32_t row, uint32_t *out)
 
 /* Barriers in shared memory (mbarrier, 8 bytes each): copies arrive on them, readers wait for them.
  *
- * spinfer_mbarrier_init()    a phase completes after `count` arrivals and all bytes that were announced. One thread; others
- *                            may use it after spinfer_mbarrier_fence() by that thread and a barrier.
+ * spinfer_mbarrier_init()    a phase completes after `count` arrivals and all bytes that were announced. One thread;
+ *                            others may use it after spinfer_mbarrier_fence() by that thread and a barrier.
  * spinfer_mbarrier_arrive()  one arrival; what this thread wrote before is visible to those who wait
  * spinfer_mbarrier_wait()    until the phase with this parity (0, 1, 0, ..) is complete */
 SPINFER_DEVICE void spinfer_mbarrier_init(uint32_t barrier, uint32_t count)
@@ -518,14 +521,16 @@ SPINFER_DEVICE void spinfer_mbarrier_wait(uint32_t barrier, uint32_t parity)
                  "again: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
                  "@done bra finished;\n"
                  "bra again;\n"
-                 "finished: }" ::"r"(barrier), "r"(parity)
+                 "finished: }" ::"r"(barrier),
+                 "r"(parity)
                  : "memory");
 #else
     asm volatile("{ .reg .pred done;\n"
                  "again: mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
                  "@done bra finished;\n"
                  "bra again;\n"
-                 "finished: }" ::"r"(barrier), "r"(parity)
+                 "finished: }" ::"r"(barrier),
+                 "r"(parity)
                  : "memory");
 #endif
 }
@@ -537,8 +542,8 @@ SPINFER_DEVICE void spinfer_cp_async_arrive(uint32_t barrier)
 }
 
 /* spinfer_mbarrier_arrive_expect() : one arrival; the phase also waits for `bytes` of bulk copies. sm_90.
- * spinfer_bulk_copy() : starts one copy from global memory that reports its bytes to `barrier`. Both addresses and `bytes` are
- * multiples of 16. sm_90. */
+ * spinfer_bulk_copy() : starts one copy from global memory that reports its bytes to `barrier`. Both addresses and
+ * `bytes` are multiples of 16. sm_90. */
 SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
 {
 #if SPINFER_HAS_BULK_COPY
@@ -551,8 +556,8 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(uint32_t barrier, uint32_t by
 SPINFER_DEVICE void spinfer_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 #else
     __trap();
@@ -566,10 +571,11 @@ SPINFER_DEVICE void spinfer_mma_m16n8k16(const spinfer_dtype dtype, spinfer_frag
                                          const spinfer_frag_b *b)
 {
     if (dtype == SPINFER_BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%0, %1, %2, %3};"
-                     : "+f"(c->r[0]), "+f"(c->r[1]), "+f"(c->r[2]), "+f"(c->r[3])
-                     : "r"(a->r[0]), "r"(a->r[1]), "r"(a->r[2]), "r"(a->r[3]), "r"(b->r[0]), "r"(b->r[1]));
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(c->r[0]), "+f"(c->r[1]), "+f"(c->r[2]), "+f"(c->r[3])
+            : "r"(a->r[0]), "r"(a->r[1]), "r"(a->r[2]), "r"(a->r[3]), "r"(b->r[0]), "r"(b->r[1]));
     else
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                      "{%0, %1, %2, %3};"
@@ -602,11 +608,14 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *     time ------------------------------------------------------------------------------->
  *     copy engine   r0 r1       |          r2         |          r3         |
  *     warp             wait r0  scan decode+mma  wait r1  scan decode+mma  wait r2 ..
- *     scan: words and the places of their first values go to a 512-byte table, from where each TCTile takes one 16-byte read
+ *     scan: words and the places of their first values go to a 512-byte table, from where each TCTile takes one 16-byte
+ *     read
  *
- * Then the warps of a strip add their sums in shared memory, and blocks of one row group add theirs, in the order of K. */
+ * Then the warps of a strip add their sums in shared memory, and blocks of one row group add theirs, in the order of
+ * K. */
 
-#define SPINFER_SUMS_STRIDE 272 /* bytes from token to token: 64 rows and 4 floats, so that a fragment's sums hit 32 banks */
+#define SPINFER_SUMS_STRIDE                                                                                            \
+    272 /* bytes from token to token: 64 rows and 4 floats, so that a fragment's sums hit 32 banks */
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
@@ -628,7 +637,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens * 2; /* of 32 sums */
-    const uint32_t stage = (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
+    const uint32_t stage =
+        (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
@@ -695,14 +705,15 @@ SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
 /* Where a block works. */
 typedef struct spinfer_block {
     uint32_t row_group, split;
-    uint32_t token;      /* first column of Y                                     */
-    uint32_t k_begin;    /* first GroupTile column of its range of K              */
-    uint32_t cols;       /* GroupTile columns of its range                        */
-    uint32_t id;         /* row group, counted over all token blocks              */
+    uint32_t token;       /* first column of Y                                     */
+    uint32_t k_begin;     /* first GroupTile column of its range of K              */
+    uint32_t cols;        /* GroupTile columns of its range                        */
+    uint32_t id;          /* row group, counted over all token blocks              */
     uint32_t strip, part; /* of the calling warp: strip in the block, part of K   */
 } spinfer_block;
 
-SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint3 thread, uint3 index, uint32_t row_groups)
+SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint3 thread, uint3 index,
+                                                uint32_t row_groups)
 {
     spinfer_block b;
     b.row_group = index.x;
@@ -716,8 +727,8 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, u
     return b;
 }
 
-/* A warp's stream of records, every warps_k-th of a strip. Lane i % 32 keeps the offsets of the warp's record i, loaded 32 records
- * ahead, until the record is consumed. */
+/* A warp's stream of records, every warps_k-th of a strip. Lane i % 32 keeps the offsets of the warp's record i, loaded
+ * 32 records ahead, until the record is consumed. */
 typedef struct spinfer_stream {
     const uint32_t *offsets;    /* of this lane's record, in global memory  */
     uint32_t        begin, end; /* of this lane's record, units of 16 bytes */
@@ -731,9 +742,10 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, const uint32_t *last)
     }
 }
 
-/* Starts the copy of the record whose offsets lane `owner` keeps. Records lie at any multiple of 16, but copies whose source and
- * target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied. The lines that two
- * records share come from the L2 the second time. Scope: warp; everybody has left the stage before (warp barrier). */
+/* Starts the copy of the record whose offsets lane `owner` keeps. Records lie at any multiple of 16, but copies whose
+ * source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied.
+ * The lines that two records share come from the L2 the second time. Scope: warp; everybody has left the stage before
+ * (warp barrier). */
 SPINFER_DEVICE void spinfer_stream_fetch(const spinfer_stream *s, const void *data, uint32_t stage, uint32_t barrier,
                                          uint32_t owner, uint32_t lane)
 {
@@ -762,23 +774,32 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
                  : "r"(distance));
 }
 
-/* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40 instructions for
- * each record); the result of a shuffle it cannot. */
-SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane) { return __shfl_sync(0xffffffffu, value, (int)lane); }
+/* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40
+ * instructions for each record); the result of a shuffle it cannot. */
+SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
+{
+#if __CUDA_ARCH__ < 1000 /* newer compilers' code has no register to spare for it and spills */
+    value = __shfl_sync(0xffffffffu, value, (int)lane);
+#else
+    (void)lane;
+#endif
+    return value;
+}
 
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
     uint32_t          lane;
-    uint32_t          offset;  /* bytes from a record to the tc_offset of that tile                         */
-    uint32_t          write;   /* where the lane writes into the table of its warp                           */
-    uint32_t          read;    /* where the lane reads TCTile 0 in the table of its warp                     */
+    uint32_t          offset; /* bytes from a record to the tc_offset of that tile                         */
+    uint32_t          write;  /* where the lane writes into the table of its warp                           */
+    uint32_t          read;   /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
-    uint32_t          masks[2]; /* of the words before words 2 * (lane % 4) and + 1 of TCTile lane / 4 .. spinfer_count_before() */
+    uint32_t
+        masks[2]; /* of the words before words 2 * (lane % 4) and + 1 of TCTile lane / 4 .. spinfer_count_before() */
 } spinfer_lane;
 
-/* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high, right
- * low, right high words. In TCTiles 2, 3, 6, 7 the low and high entries are exchanged (xor 16), so that the 32 lanes write to
- * different banks. */
+/* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high,
+ * right low, right high words. In TCTiles 2, 3, 6, 7 the low and high entries are exchanged (xor 16), so that the 32
+ * lanes write to different banks. */
 SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
 {
     const uint32_t tc = lane / 4, bt = lane % 4;
@@ -798,15 +819,16 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
     return l;
 }
 
-/* spinfer_count_before() : for lane i with the two words of BitmapTile i, how many values of the TCTile lie before each of them.
- * sm_80 and sm_90 count on the tensor core: AND with a mask of all earlier words of the TCTile (lane / 4: row of the product,
- * masks: columns) and add up the ones, 256 bits at a time. Elsewhere the instruction is emulated, and a scan is faster.
- * Scope: warp. */
+/* spinfer_count_before() : for lane i with the two words of BitmapTile i, how many values of the TCTile lie before each
+ * of them. sm_80 and sm_90 count on the tensor core: AND with a mask of all earlier words of the TCTile (lane / 4: row
+ * of the product, masks: columns) and add up the ones, 256 bits at a time. Elsewhere the instruction is emulated, and a
+ * scan is faster. Scope: warp. */
 SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lane *l, uint32_t *before)
 {
 #if SPINFER_HAS_BINARY_MMA
     asm volatile("{ .reg .s32 unused;\n"
-                 "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, unused, unused}, {%2, %6, %3, %6}, {%4, %5}, "
+                 "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, unused, unused}, {%2, %6, %3, "
+                 "%6}, {%4, %5}, "
                  "{%6, %6, %6, %6}; }"
                  : "=r"(before[0]), "=r"(before[1])
                  : "r"(word[0]), "r"(word[1]), "r"(l->masks[0]), "r"(l->masks[1]), "r"(0));
@@ -820,8 +842,8 @@ SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lan
 #endif
 }
 
-/* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their values
- * begin. Scope: warp; a warp barrier publishes the table. */
+/* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their
+ * values begin. Scope: warp; a warp barrier publishes the table. */
 SPINFER_DEVICE void spinfer_scan_record(uint32_t record, const spinfer_lane *l)
 {
     uint32_t word[2], before[2];
@@ -857,8 +879,8 @@ SPINFER_DEVICE void spinfer_locate_tc_tile(uint32_t entry, const spinfer_lane *l
  *
  * The next TCTile is located while the values of this one are on their way. */
 SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                          spinfer_frag_b *x_frags, const spinfer_lane *l, spinfer_located *next, uint32_t read,
-                                          uint32_t behind, uint32_t x, uint32_t x_stride)
+                                          spinfer_frag_b *x_frags, const spinfer_lane *l, spinfer_located *next,
+                                          uint32_t read, uint32_t behind, uint32_t x, uint32_t x_stride)
 {
     SPINFER_UNROLL
     for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
@@ -883,7 +905,8 @@ SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n
 /* spinfer_multiply_record() : sums += record * X, two slabs. As a loop, which saves registers, but for 16 tokens: there
  * straight code fits and is 2 % faster (H200). */
 SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x, uint32_t x_stride)
+                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x,
+                                            uint32_t x_stride)
 {
     spinfer_located next;
     const uint32_t  read = l->read;
@@ -894,72 +917,77 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
     } else {
         SPINFER_NO_UNROLL
         for (uint32_t slab = 0; slab < 2; slab++, x += 32)
-            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256 * slab, read + 256 - 256 * slab, x, x_stride);
+            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256 * slab, read + 256 - 256 * slab,
+                                  x, x_stride);
     }
 }
 
-/* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range, into a
- * slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become zeros, because
- * 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
-SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t col,
-                                    uint32_t slot, uint32_t lane)
+/* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
+ * into a slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become
+ * zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores.
+ * Scope: warp. */
+SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                    uint32_t col, uint32_t slot, uint32_t lane)
 {
-    const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols, stride = args->layout.x_stride;
+    const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols,
+                   stride = args->layout.x_stride;
     const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
     const uint32_t groups = block->cols - col < x_cols ? block->cols - col : x_cols;
     const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* first column of X and how many there are */
-    const uint32_t width = args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
-    const uint32_t to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
+    const uint32_t width =
+        args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
+    const uint32_t  to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
     const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
 
     if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) { /* a lane copies whole rows */
         SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32)
-            SPINFER_NO_UNROLL
-            for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
-                spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
+        for (uint32_t row = lane; row < rows; row += 32) SPINFER_NO_UNROLL
+        for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
+            spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
 #if SPINFER_HAS_BULK_COPY
         spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
         SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32) spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+        for (uint32_t row = lane; row < rows; row += 32)
+            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
 #else
         SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++)
-            SPINFER_NO_UNROLL
-            for (uint32_t at = 8 * lane; at < width; at += 256)
-                spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
+        for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
+        for (uint32_t at = 8 * lane; at < width; at += 256)
+            spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
         spinfer_cp_async_arrive(full);
 #endif
     } else {
         SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++)
-            SPINFER_NO_UNROLL
-            for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
-                spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
+        for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
+        for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
+            spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
         spinfer_mbarrier_arrive(full);
     }
 }
 
 /* spinfer_compute_warp() : all records of one warp. */
 SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                         spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const spinfer_block *block,
-                                         uint32_t smem, uint32_t lane)
+                                         spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
+                                         const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
-    const uint32_t      stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
-    const uint32_t      warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
-    const uint32_t      x_pieces = (uint32_t)plan->x_pieces, strip = block->row_group * (uint32_t)plan->strips + block->strip;
-    const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
-    const uint32_t      barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
-    const uint32_t      x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
-    const spinfer_lane  l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
-    const uint32_t      ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
-    uint32_t            at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
-    uint32_t            parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
+    const uint32_t stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
+    const uint32_t warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
+    const uint32_t x_pieces = (uint32_t)plan->x_pieces,
+                   strip = block->row_group * (uint32_t)plan->strips + block->strip;
+    const uint32_t cols =
+        strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
+    const uint32_t     barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
+    const uint32_t     x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
+    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
+    const uint32_t     ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
+    uint32_t           at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
+    uint32_t           parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
-    const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin; /* offset of the first record */
-    spinfer_stream  stream;
+    const uint32_t *first =
+        args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin; /* offset of the first record */
+    spinfer_stream stream;
     stream.begin = stream.end = 0;
     stream.offsets = first + block->part + warps_k * lane;
     spinfer_stream_load(&stream, first + cols);
@@ -1010,7 +1038,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             __syncwarp(); /* the table is complete */
             spinfer_multiply_record(dtype, n_frags, sums, x_frags, &l, x, layout.x_stride);
             __syncwarp(); /* all lanes have read stage and table */
-            if (col + ahead < cols) spinfer_stream_fetch(&stream, args->W.data, at, barrier, (owner + stages) % 32, lane);
+            if (col + ahead < cols)
+                spinfer_stream_fetch(&stream, args->W.data, at, barrier, (owner + stages) % 32, lane);
             owner = (owner + 1) % 32;
             at += layout.stage;
             barrier += 8;
@@ -1022,7 +1051,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             __syncwarp(); /* all lanes have arrived */
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
-                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1); /* complete: orders the reads of the others */
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot,
+                                      parity >> 1); /* complete: orders the reads of the others */
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
             }
         }
@@ -1031,7 +1061,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
 }
 
 /* Stores a finished sum: Y = alpha sum + beta Y. */
-SPINFER_DEVICE void spinfer_store_sum(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token, float sum)
+SPINFER_DEVICE void spinfer_store_sum(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                      uint32_t token, float sum)
 {
     if (row < args->W.rows && token < args->n) {
         uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
@@ -1041,8 +1072,8 @@ SPINFER_DEVICE void spinfer_store_sum(const spinfer_dtype dtype, const spinfer_s
     }
 }
 
-/* Counts an arrival and returns the number before. Release and acquire: what the block wrote before (and a block barrier
- * ordered) is visible to those who count later. */
+/* Counts an arrival and returns the number before. Release and acquire: what the block wrote before (and a block
+ * barrier ordered) is visible to those who count later. */
 SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
 {
     uint32_t before;
@@ -1060,34 +1091,41 @@ SPINFER_DEVICE void spinfer_cluster_barrier(void)
 /* Sends a float to a shared address of the block `rank` of the cluster, and reports its 4 bytes to a barrier there. */
 SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t rank, float value)
 {
-    asm volatile("{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier]; }" ::"r"(to),
-                 "r"(barrier), "r"(rank), "f"(value)
-                 : "memory");
+    asm volatile(
+        "{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier]; }" ::"r"(to),
+        "r"(barrier), "r"(rank), "f"(value)
+        : "memory");
 }
 #endif
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
- * Unit u of a block is 32 rows of a token, one for each lane: rows 32 * (u % 2) on of strip u / 2 / tokens, token u / 2 % tokens.
- * In a cluster, block r finishes the units u with u % splits == r; the others send theirs to it. */
+ * Unit u of a block is 32 rows of a token, one for each lane: rows 32 * (u % 2) on of strip u / 2 / tokens, token u / 2
+ * % tokens. In a cluster, block r finishes the units u with u % splits == r; the others send theirs to it. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
-                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem, uint32_t *last,
-                                   uint32_t lane)
+                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                   uint32_t *last, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, tokens = 8 * (uint32_t)n_frags;
     const uint32_t warps = (uint32_t)plan->strips * warps_k, warp = block->strip * warps_k + block->part;
-    const uint32_t units = (uint32_t)plan->strips * tokens * 2, row0 = block->row_group * (uint32_t)plan->strips * SPINFER_GROUP_ROWS;
-    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums, inbox = smem + args->layout.inbox + 4 * lane;
-    const uint32_t received = smem + args->layout.received, own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
-    float         *partials = args->partials + (uint64_t)block->id * splits * units * 32 + lane; /* [splits][units][32] */
+    const uint32_t units = (uint32_t)plan->strips * tokens * 2,
+                   row0 = block->row_group * (uint32_t)plan->strips * SPINFER_GROUP_ROWS;
+    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
+    const uint32_t own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
+#if SPINFER_HAS_CLUSTER
+    const uint32_t inbox = smem + args->layout.inbox + 4 * lane, received = smem + args->layout.received;
+#endif
+    float *partials = args->partials + (uint64_t)block->id * splits * units * 32 + lane; /* [splits][units][32] */
 
-    if (stride > (uint32_t)plan->stages * args->layout.stage) __syncthreads(); /* all warps have left their stages and X */
+    if (stride > (uint32_t)plan->stages * args->layout.stage)
+        __syncthreads(); /* all warps have left their stages and X */
     SPINFER_UNROLL
     for (int f = 0; f < 4 * n_frags; f++) {
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++)
-            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + r % 2) * SPINFER_SUMS_STRIDE + 4 * (16 * (f / n_frags) + 8 * (r / 2)),
+            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + r % 2) * SPINFER_SUMS_STRIDE +
+                                         4 * (16 * (f / n_frags) + 8 * (r / 2)),
                                      sums[f].r[r]);
     }
 #if SPINFER_HAS_CLUSTER
@@ -1129,9 +1167,10 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         for (uint32_t index = warp; index * splits + block->split < units; index += warps) {
             const uint32_t u = index * splits + block->split;
             const uint32_t strip = u / 2 / tokens, token = u / 2 % tokens, row = 32 * (u % 2) + lane;
-            const float    mine = spinfer_shared_load_f32(rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row);
-            uint32_t       from = inbox + index * (splits - 1) * 128;
-            float          sum = 0.0f;
+            const float    mine =
+                spinfer_shared_load_f32(rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row);
+            uint32_t from = inbox + index * (splits - 1) * 128;
+            float    sum = 0.0f;
             for (uint32_t k = 0; k < splits; k++) {
                 if (k == block->split) {
                     sum += mine;
@@ -1154,13 +1193,14 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         float sum = 0.0f;
 #pragma unroll 4
         for (uint32_t k = 0; k < splits; k++) sum += __ldcg(partials + ((uint64_t)k * units + u) * 32);
-        spinfer_store_sum(dtype, args, row0 + u / 2 / tokens * SPINFER_GROUP_ROWS + 32 * (u % 2) + lane, block->token + u / 2 % tokens, sum);
+        spinfer_store_sum(dtype, args, row0 + u / 2 / tokens * SPINFER_GROUP_ROWS + 32 * (u % 2) + lane,
+                          block->token + u / 2 % tokens, sum);
     }
     if (warp == 0 && lane == 0) args->counters[block->id] = 0;
 }
 
-/* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are (lane, part of
- * K, strip), blocks are (row group, tokens, split): no division anywhere. */
+/* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
+ * (lane, part of K, strip), blocks are (row group, tokens, split): no division anywhere. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                        spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
                                        uint32_t *last, uint3 thread, uint3 index, uint32_t row_groups)
@@ -1185,35 +1225,45 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_fr
 
 extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 
+#if defined(__CUDA_ARCH__) &&                                                                                          \
+    __CUDA_ARCH__ >= 1200 /* 100 KB of shared memory: more warps would find no room for their buffers */
+#define SPINFER_BLOCK_WARPS(max_warps) ((max_warps) < 12 ? (max_warps) : 12)
+#else
+#define SPINFER_BLOCK_WARPS(max_warps) (max_warps)
+#endif
+
 /* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS compute warps. */
 #ifdef __CUDA_ARCH__
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                          \
-    SPINFER_KERNEL void __launch_bounds__(32 * (MAX_WARPS), 1) name(const __grid_constant__ spinfer_spmm_args args)    \
-    {                                                                                                                        \
-        __shared__ uint32_t last;                                                                                            \
-        spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                             \
-        spinfer_frag_b      x_frags[N_FRAGS];                                                                                \
-        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx, blockIdx, gridDim.x); \
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                    \
+    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
+        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
+    {                                                                                                                  \
+        __shared__ uint32_t last;                                                                                      \
+        spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                       \
+        spinfer_frag_b      x_frags[N_FRAGS];                                                                          \
+        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx, blockIdx,       \
+                           gridDim.x);                                                                                 \
     }
 #else
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                          \
-    SPINFER_KERNEL void __launch_bounds__(32 * (MAX_WARPS), 1) name(const __grid_constant__ spinfer_spmm_args args)    \
-    {                                                                                                                        \
-        (void)args;                                                                                                          \
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                    \
+    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
+        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
+    {                                                                                                                  \
+        (void)args;                                                                                                    \
     }
 #endif
 #endif /* __CUDACC__ */
 
-/* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and dispatches.
- * The number of warps sets the registers of a thread: 80, 80, 128, 255. */
-#define SPINFER_SPMM_VARIANTS(X)             \
-    X(fp16_n8, SPINFER_FP16, 8, 1, 28)       \
-    X(fp16_n16, SPINFER_FP16, 16, 2, 28)     \
-    X(fp16_n32, SPINFER_FP16, 32, 4, 16)     \
-    X(fp16_n64, SPINFER_FP16, 64, 8, 8)     \
-    X(bf16_n8, SPINFER_BF16, 8, 1, 28)       \
-    X(bf16_n16, SPINFER_BF16, 16, 2, 28)     \
-    X(bf16_n32, SPINFER_BF16, 32, 4, 16)     \
+/* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and
+ * dispatches. The number of warps sets the registers of a thread: 80, 80, 128, 255. */
+#define SPINFER_SPMM_VARIANTS(X)                                                                                       \
+    X(fp16_n8, SPINFER_FP16, 8, 1, 28)                                                                                 \
+    X(fp16_n16, SPINFER_FP16, 16, 2, 28)                                                                               \
+    X(fp16_n32, SPINFER_FP16, 32, 4, 16)                                                                               \
+    X(fp16_n64, SPINFER_FP16, 64, 8, 8)                                                                                \
+    X(bf16_n8, SPINFER_BF16, 8, 1, 28)                                                                                 \
+    X(bf16_n16, SPINFER_BF16, 16, 2, 28)                                                                               \
+    X(bf16_n32, SPINFER_BF16, 32, 4, 16)                                                                               \
     X(bf16_n64, SPINFER_BF16, 64, 8, 8)
 
 #endif /* SPINFER_CUH */
@@ -1227,7 +1277,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 #if (defined(SPINFER_IMPLEMENTATION) || defined(SPINFER_STATIC)) && !defined(SPINFER_IMPLEMENTED) && defined(__CUDACC__)
 #define SPINFER_IMPLEMENTED
 
-#define SPINFER_STAMP(tag, dtype, tokens, n_frags, max_warps) \
+#define SPINFER_STAMP(tag, dtype, tokens, n_frags, max_warps)                                                          \
     SPINFER_DEFINE_SPMM_KERNEL(spinfer_spmm_##tag, dtype, n_frags, max_warps)
 SPINFER_SPMM_VARIANTS(SPINFER_STAMP)
 #undef SPINFER_STAMP
@@ -1242,10 +1292,10 @@ typedef void (*spinfer_spmm_kernel)(spinfer_spmm_args);
 /* The stamped kernel for a dtype and a number of tokens, or NULL; and its most compute warps. */
 static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *max_warps)
 {
-#define SPINFER_CASE(tag, DTYPE, TOKENS, n_frags, MAX_WARPS) \
-    if (dtype == (uint32_t)(DTYPE) && tokens == (TOKENS)) { \
-        *max_warps = (MAX_WARPS);                           \
-        return spinfer_spmm_##tag;                          \
+#define SPINFER_CASE(tag, DTYPE, TOKENS, n_frags, MAX_WARPS)                                                           \
+    if (dtype == (uint32_t)(DTYPE) && tokens == (TOKENS)) {                                                            \
+        *max_warps = (MAX_WARPS);                                                                                      \
+        return spinfer_spmm_##tag;                                                                                     \
     }
     SPINFER_SPMM_VARIANTS(SPINFER_CASE)
 #undef SPINFER_CASE
@@ -1259,10 +1309,12 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (!spinfer_detail_kernel(W->dtype, plan->tokens, &max_warps)) return SPINFER_ERR_PLAN;
     if (plan->strips < 1 || plan->strips > max_warps || plan->warps_k < 1 || plan->warps_k > max_warps / plan->strips)
         return SPINFER_ERR_PLAN;
-    if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols)) return SPINFER_ERR_PLAN;
+    if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
+        return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
     if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % plan->warps_k) return SPINFER_ERR_PLAN;
-    if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024) return SPINFER_ERR_PLAN;
+    if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
+        return SPINFER_ERR_PLAN;
     if ((plan->cluster | plan->dependent) & ~1) return SPINFER_ERR_PLAN;
     if (plan->cluster && (plan->splits < 2 || plan->splits > 8)) return SPINFER_ERR_PLAN;
     if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
@@ -1272,8 +1324,9 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     return SPINFER_OK;
 }
 
-/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Two stages
- * were always enough (H200); what is left belongs to X, because a piece that has to be fetched again costs more. */
+/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Two
+ * stages were always enough (H200); what is left belongs to X, because a piece that has to be fetched again costs
+ * more. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
@@ -1289,10 +1342,10 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* Estimated microseconds of a plan; the smallest wins. A model fitted to 12 600 timed plans on an H200 (29 layers, 8 to 64
- * tokens); for other GPUs it only has to rank. Blocks run in waves; in a wave each warp takes rounds of one record, which last
- * `latency` when few warps share the SM and `record` for each warp when many do; X that does not stay in shared memory costs
- * `refill` for each column that comes later. */
+/* Estimated microseconds of a plan; the smallest wins. A model fitted to 12 600 timed plans on an H200 (29 layers, 8 to
+ * 64 tokens); for other GPUs it only has to rank. Blocks run in waves; in a wave each warp takes rounds of one record,
+ * which last `latency` when few warps share the SM and `record` for each warp when many do; X that does not stay in
+ * shared memory costs `refill` for each column that comes later. */
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                              const spinfer_device *device, int blocks_per_sm)
 {
@@ -1302,19 +1355,22 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                   {5.43, 1.23, 0.088, 0.31, 2.0, 0.24},  /* 16        */
                   {2.90, 1.58, 0.103, 1.00, 0.2, 0.36},  /* 32        */
                   {9.90, 1.60, 0.150, 0.06, 2.0, 0.50}}; /* 64        */
-    /* The share of the SMs that clusters of this size can fill: a cluster stays inside a GPC. Measured with one block on an SM. */
+    /* The share of the SMs that clusters of this size can fill: a cluster stays inside a GPC. Measured with one block
+     * on an SM. */
     static const double share[9] = {1.0, 1.0, 1.0, 0.887, 0.91, 0.834, 0.773, 0.796, 0.91};
-    const int      kind = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
-    const uint32_t size = plan->cluster ? (uint32_t)plan->splits : 1;
-    const uint32_t cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
-    const double   rounds = (double)((cols + (uint32_t)plan->warps_k - 1) / (uint32_t)plan->warps_k);
-    const double   blocks = (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
+    const int           kind = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
+    const uint32_t      size = plan->cluster ? (uint32_t)plan->splits : 1;
+    const uint32_t      cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
+    const double        rounds = (double)((cols + (uint32_t)plan->warps_k - 1) / (uint32_t)plan->warps_k);
+    const double        blocks =
+        (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
     const uint32_t room = (uint32_t)((double)device->sm_count * blocks_per_sm * share[size] / size) * size;
     const uint64_t waves = room ? ((uint64_t)blocks + room - 1) / room : (uint64_t)blocks;
     const int      warps = (plan->strips * plan->warps_k + 3) / 4 * 4 * blocks_per_sm;
-    const double   dense = 1.0 + model[kind].density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
-    const double   busy = model[kind].record * dense * warps;
-    const double   late = (double)cols - plan->x_cols * plan->x_pieces; /* columns of X that come later */
+    const double   dense =
+        1.0 + model[kind].density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
+    const double busy = model[kind].record * dense * warps;
+    const double late = (double)cols - plan->x_cols * plan->x_pieces; /* columns of X that come later */
     return (double)waves * (model[kind].launch + rounds * (busy > model[kind].latency ? busy : model[kind].latency)) +
            (plan->splits > 1 ? model[kind].split + (plan->cluster ? 0.0 : 1.0) : 0.0) +
            (late > 0 ? model[kind].refill * late / (plan->x_pieces + 1) : 0.0);
@@ -1336,7 +1392,8 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
     return SPINFER_OK;
 }
 
-SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device, spinfer_plan *plan)
+SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
+                                             spinfer_plan *plan)
 {
     const spinfer_status status = spinfer_detail_check_matrix(W);
     spinfer_plan         p, best;
@@ -1350,15 +1407,19 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     best = p;
     p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
     spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
+    if (device->compute >= 120 && max_warps > 12) max_warps = 12; /* SPINFER_BLOCK_WARPS */
     max_splits = spinfer_col_groups(W->cols) < 8 ? (int)spinfer_col_groups(W->cols) : 8;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
         p.cluster = p.splits > 1 && device->compute >= 90;
-        for (p.strips = 1; p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows)); p.strips++) {
+        for (p.strips = 1;
+             p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows));
+             p.strips++) {
             for (p.warps_k = 1; p.warps_k * p.strips <= max_warps; p.warps_k++) {
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
                     const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
                     double    us;
-                    if (p.strips * p.warps_k * blocks_per_sm > max_warps || !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
+                    if (p.strips * p.warps_k * blocks_per_sm > max_warps ||
+                        !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
                         spinfer_detail_check_plan(&p, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
@@ -1375,7 +1436,8 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     return SPINFER_OK;
 }
 
-SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n, size_t *bytes)
+SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                        size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
     if (!plan || !bytes) return SPINFER_ERR_NULL;
@@ -1384,31 +1446,32 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
     *bytes = 0;
     if (plan->splits > 1 && !plan->cluster)
         *bytes = 4 * (size_t)SPINFER_WORKSPACE_COUNTERS + (size_t)spinfer_plan_row_groups(plan, W->rows) *
-                                                              ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->splits *
-                                                              (size_t)plan->strips * SPINFER_GROUP_ROWS *
-                                                              (size_t)plan->tokens * sizeof(float);
+                                                              ((n - 1) / (size_t)plan->tokens + 1) *
+                                                              (size_t)plan->splits * (size_t)plan->strips *
+                                                              SPINFER_GROUP_ROWS * (size_t)plan->tokens * sizeof(float);
     return SPINFER_OK;
 }
 
-SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X, size_t ldx,
-                                        float beta, void *Y, size_t ldy, size_t n, void *workspace, size_t workspace_bytes,
-                                        struct CUstream_st *stream)
+SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
+                                        size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
+                                        size_t workspace_bytes, struct CUstream_st *stream)
 {
-    spinfer_status         status = spinfer_detail_check_matrix(W);
-    spinfer_device         device;
-    spinfer_spmm_args      args;
-    spinfer_spmm_kernel    kernel;
+    spinfer_status            status = spinfer_detail_check_matrix(W);
+    spinfer_device            device;
+    spinfer_spmm_args         args;
+    spinfer_spmm_kernel       kernel;
     struct cudaFuncAttributes attributes;
-    cudaLaunchConfig_t     config = {};
-    cudaLaunchAttribute    launch[2] = {};
-    size_t                 needed;
-    int                    max_warps, compute;
-    void                  *parameters[1];
+    cudaLaunchConfig_t        config = {};
+    cudaLaunchAttribute       launch[2] = {};
+    size_t                    needed;
+    int                       max_warps, compute;
+    void                     *parameters[1];
 
     if (!X || !Y) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
     if (n < 1 || ldx < W->cols || ldy < W->rows || n > UINT32_MAX) return SPINFER_ERR_SHAPE;
-    if ((uintptr_t)X % 2 || (uintptr_t)Y % 2 || (uintptr_t)W->data % 128 || W->data_bytes % 128) return SPINFER_ERR_ALIGNMENT;
+    if ((uintptr_t)X % 2 || (uintptr_t)Y % 2 || (uintptr_t)W->data % 128 || W->data_bytes % 128)
+        return SPINFER_ERR_ALIGNMENT;
     status = spinfer_device_query(&device);
     if (status != SPINFER_OK) return status;
     memset(&args, 0, sizeof args);
@@ -1430,6 +1493,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     compute = device.compute; /* what the GPU has and the code that was built for it uses */
     if (attributes.ptxVersion < compute) compute = attributes.ptxVersion;
     if (compute < 80) return SPINFER_ERR_ARCH;
+    if (32 * args.plan.strips * args.plan.warps_k > attributes.maxThreadsPerBlock) return SPINFER_ERR_PLAN;
     if (compute < 90 && (args.plan.cluster || args.plan.dependent)) return SPINFER_ERR_ARCH;
 
     args.W = *W;
@@ -1446,8 +1510,8 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.partials = needed ? (float *)workspace + SPINFER_WORKSPACE_COUNTERS : NULL;
     parameters[0] = &args;
 
-    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows), (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1),
-                          (uint32_t)args.plan.splits);
+    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows),
+                          (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1), (uint32_t)args.plan.splits);
     config.blockDim = dim3(32, (uint32_t)args.plan.warps_k, (uint32_t)args.plan.strips);
     config.stream = stream;
     config.attrs = launch;
@@ -1463,8 +1527,8 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
         config.numAttrs++;
     }
-    if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes) !=
-            cudaSuccess ||
+    if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)config.dynamicSmemBytes) != cudaSuccess ||
         cudaLaunchKernelExC(&config, (const void *)kernel, parameters) != cudaSuccess)
         return SPINFER_ERR_CUDA;
     return SPINFER_OK;

@@ -110,8 +110,8 @@ typedef unsigned long long uint64_t;
  * TCTile, and a warp needs no scan across all of its lanes. Why 64 x 32: a stage of 2.3 KB at 50 % lets 24 warps of an
  * SM own private two-stage buffers, and widths like 1376 or 1440 (tensor-parallel shards) need no padding.
  *
- * All numbers are little-endian. Bytes = 4 (groups + 1) + roundup128(sum over groups of roundup16(272 + 2 nnz)): 9.1 bits for
- * each weight at 50 % density. */
+ * All numbers are little-endian.
+ * Bytes = 4 (groups + 1) + roundup128(sum over groups of roundup16(272 + 2 nnz)): 9.1 bits a weight at 50 % density. */
 
 #define SPINFER_GROUP_ROWS 64
 #define SPINFER_GROUP_COLS 32
