@@ -455,13 +455,6 @@ SPINFER_DEVICE void spinfer_shared_store_f32(uint32_t address, float value)
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
-SPINFER_DEVICE float spinfer_shared_load_f32(uint32_t address)
-{
-    float value;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-    return value;
-}
-
 /* spinfer_cp_async_16() : starts a copy of 16 bytes from global memory; bytes from `valid` on are zeros instead. */
 SPINFER_DEVICE void spinfer_cp_async_16(uint32_t to, const void *from, uint32_t valid)
 {
@@ -636,7 +629,7 @@ typedef struct spinfer_smem {
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens * 2; /* of 32 sums */
+    const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens / 2; /* of 128 sums */
     const uint32_t stage =
         (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
@@ -653,7 +646,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x = (s.tables + warps * 512 + 127) / 128 * 128;
     s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
     s.inbox = s.rings + warps * s.sums;
-    end = s.inbox + (plan->cluster ? (units + splits - 1) / splits * (splits - 1) * 128 : 0);
+    end = s.inbox + (plan->cluster ? (units + splits - 1) / splits * (splits - 1) * 512 : 0);
     s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
     if (s.total < end) s.total = end;
     return s;
@@ -677,7 +670,7 @@ typedef struct spinfer_spmm_args {
     uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     float           alpha, beta;
     uint32_t       *counters; /* [row groups * token blocks], zero between launches                        */
-    float          *partials; /* [row groups * token blocks][splits][units][32], see spinfer_reduce()      */
+    float          *partials; /* [row groups * token blocks][splits][units][32][4], see spinfer_reduce()   */
 } spinfer_spmm_args;
 
 #ifdef __CUDA_ARCH__
@@ -995,7 +988,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
         SPINFER_NO_UNROLL
-        for (uint32_t i = warp; i < x_pieces; i += warps) {
+        for (uint32_t i = warp; i < x_pieces; i += warps) { /* piece 0: by the warp that fetches it */
             spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
             spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
             spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
@@ -1004,22 +997,29 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         spinfer_mbarrier_fence();
     }
     __syncwarp(); /* the barriers that this warp fetches to are ready */
+    /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the rest.
+     * All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     SPINFER_NO_UNROLL
-    for (int turn = 0; turn < 2; turn++) { /* X first: behind a burst of weights it arrives microseconds later */
-        if (turn == plan->dependent) {
+    for (uint32_t begin = 0; begin < 2; begin++) { /* 0: the first of each, 1: the others */
+        SPINFER_NO_UNROLL
+        for (int turn = 0; turn < 2; turn++) {
+            if (turn == plan->dependent) {
+                const uint32_t end = begin ? x_pieces : 1;
 #if SPINFER_HAS_DEPENDENT
-            asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
+                asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
-            SPINFER_NO_UNROLL
-            for (uint32_t i = warp; i < x_pieces && i * x_cols < block->cols; i += warps)
-                spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
-        } else {
-            SPINFER_NO_UNROLL
-            for (uint32_t i = 0; i < stages && col + i * warps_k < cols; i++)
-                spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
+                SPINFER_NO_UNROLL
+                for (uint32_t i = warp + begin; i < end && i * x_cols < block->cols; i += warps)
+                    spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
+            } else {
+                const uint32_t end = begin ? stages : 1;
+                SPINFER_NO_UNROLL
+                for (uint32_t i = begin; i < end && col + i * warps_k < cols; i++)
+                    spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
+            }
         }
+        if (begin == 0) __syncthreads(); /* the barriers of X are ready for all */
     }
-    __syncthreads(); /* the barriers of X are ready for all */
 
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
@@ -1060,15 +1060,61 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     }
 }
 
-/* Stores a finished sum: Y = alpha sum + beta Y. */
-SPINFER_DEVICE void spinfer_store_sum(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
-                                      uint32_t token, float sum)
+/* Sums of four neighbouring rows of one token. */
+typedef struct spinfer_sums {
+    float row[4];
+} spinfer_sums;
+
+SPINFER_DEVICE void spinfer_shared_store_sums(uint32_t address, spinfer_sums v)
 {
-    if (row < args->W.rows && token < args->n) {
-        uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
-        float     value = args->alpha * sum;
-        if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, *y);
-        *y = spinfer_narrow(dtype, value);
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
+                 "f"(v.row[3])
+                 : "memory");
+}
+
+/* Adds sums in shared memory, or in global memory past the L1, which other blocks do not update. */
+SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
+{
+    spinfer_sums w;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
+                 : "r"(address)
+                 : "memory");
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
+}
+
+SPINFER_DEVICE void spinfer_global_add_sums(const float *address, spinfer_sums *v)
+{
+    spinfer_sums w;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
+                 : "l"(address)
+                 : "memory");
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
+}
+
+SPINFER_DEVICE void spinfer_global_store_sums(float *address, spinfer_sums v)
+{
+    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
+                 "f"(v.row[3])
+                 : "memory");
+}
+
+/* Stores finished sums: Y = alpha sum + beta Y. */
+SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                    uint32_t token, spinfer_sums sum)
+{
+    if (token >= args->n) return;
+    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
+    SPINFER_UNROLL
+    for (uint32_t i = 0; i < 4; i++) {
+        if (row + i < args->W.rows) {
+            float value = args->alpha * sum.row[i];
+            if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, y[i]);
+            y[i] = spinfer_narrow(dtype, value);
+        }
     }
 }
 
@@ -1088,35 +1134,37 @@ SPINFER_DEVICE void spinfer_cluster_barrier(void)
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/* Sends a float to a shared address of the block `rank` of the cluster, and reports its 4 bytes to a barrier there. */
-SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t rank, float value)
+/* Sends 16 bytes to a shared address of the block `rank` of the cluster, and reports them to a barrier there. (4 bytes
+ * a lane took 2 us longer on a large layer: each lane's part travels on its own.) */
+SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t rank, spinfer_sums v)
 {
     asm volatile(
         "{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier]; }" ::"r"(to),
-        "r"(barrier), "r"(rank), "f"(value)
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(to),
+        "r"(barrier), "r"(rank), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]), "f"(v.row[3])
         : "memory");
 }
 #endif
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
- * Unit u of a block is 32 rows of a token, one for each lane: rows 32 * (u % 2) on of strip u / 2 / tokens, token u / 2
- * % tokens. In a cluster, block r finishes the units u with u % splits == r; the others send theirs to it. */
+ * Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u / (tokens / 2), tokens
+ * 2 * (u % (tokens / 2)) and + 1. In a cluster, block r finishes the units u with u % splits == r; the others send
+ * theirs to it. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t *last, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
-    const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, tokens = 8 * (uint32_t)n_frags;
-    const uint32_t warps = (uint32_t)plan->strips * warps_k, warp = block->strip * warps_k + block->part;
-    const uint32_t units = (uint32_t)plan->strips * tokens * 2,
-                   row0 = block->row_group * (uint32_t)plan->strips * SPINFER_GROUP_ROWS;
-    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
-    const uint32_t own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
-#if SPINFER_HAS_CLUSTER
-    const uint32_t inbox = smem + args->layout.inbox + 4 * lane, received = smem + args->layout.received;
-#endif
-    float *partials = args->partials + (uint64_t)block->id * splits * units * 32 + lane; /* [splits][units][32] */
+    const uint32_t      warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
+    const uint32_t      warps = strips * warps_k, warp = block->strip * warps_k + block->part;
+    const uint32_t      pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
+    const uint32_t      row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
+    const uint32_t      token = block->token + lane / 16;
+    const uint32_t      rings = smem + args->layout.rings, stride = args->layout.sums;
+    const uint32_t      mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
+    const uint32_t      own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
+    float *partials = args->partials + ((uint64_t)block->id * splits * units * 32 + lane) * 4; /* [splits][units][32][4] */
+    spinfer_sums sum;
 
     if (stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
@@ -1125,12 +1173,13 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++)
             spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + r % 2) * SPINFER_SUMS_STRIDE +
-                                         4 * (16 * (f / n_frags) + 8 * (r / 2)),
+                                         (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
                                      sums[f].r[r]);
     }
 #if SPINFER_HAS_CLUSTER
+    const uint32_t inbox = smem + args->layout.inbox + 16 * lane, received = smem + args->layout.received;
     if (plan->cluster && warp == 0 && lane == 0) /* bytes of this block's units from the other blocks */
-        spinfer_mbarrier_arrive_expect(received, (units + splits - 1 - block->split) / splits * (splits - 1) * 128);
+        spinfer_mbarrier_arrive_expect(received, (units + splits - 1 - block->split) / splits * (splits - 1) * 512);
 #endif
     __syncthreads(); /* the sums of all warps are visible; X is no longer in use */
 #if SPINFER_HAS_CLUSTER
@@ -1138,22 +1187,22 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
 #endif
     SPINFER_NO_UNROLL
     for (uint32_t u = warp; u < units; u += warps) {
-        const uint32_t strip = u / 2 / tokens, token = u / 2 % tokens, row = 32 * (u % 2) + lane;
-        const uint32_t at = rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row;
-        float          sum = spinfer_shared_load_f32(at);
+        const uint32_t strip = u / pairs, pair = u % pairs;
+        const uint32_t at = mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE;
+        sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
 #pragma unroll 4
-        for (uint32_t k = 1; k < warps_k; k++) sum += spinfer_shared_load_f32(at + k * stride);
+        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
         if (splits == 1) {
-            spinfer_store_sum(dtype, args, row0 + strip * SPINFER_GROUP_ROWS + row, block->token + token, sum);
+            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + 2 * pair, sum);
         } else if (!(SPINFER_HAS_CLUSTER && plan->cluster)) {
-            __stcg(partials + ((uint64_t)block->split * units + u) * 32, sum);
+            spinfer_global_store_sums(partials + ((uint64_t)block->split * units + u) * 128, sum);
         } else {
 #if SPINFER_HAS_CLUSTER
             const uint32_t index = u / splits, rank = u - index * splits, sender = block->split - (block->split > rank);
             if (rank == block->split)
-                spinfer_shared_store_f32(at, sum);
+                spinfer_shared_store_sums(at, sum);
             else
-                spinfer_cluster_send(inbox + (index * (splits - 1) + sender) * 128, received, rank, sum);
+                spinfer_cluster_send(inbox + (index * (splits - 1) + sender) * 512, received, rank, sum);
 #endif
         }
     }
@@ -1165,21 +1214,18 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
         __syncthreads(); /* the own sums are visible, too */
         SPINFER_NO_UNROLL
         for (uint32_t index = warp; index * splits + block->split < units; index += warps) {
-            const uint32_t u = index * splits + block->split;
-            const uint32_t strip = u / 2 / tokens, token = u / 2 % tokens, row = 32 * (u % 2) + lane;
-            const float    mine =
-                spinfer_shared_load_f32(rings + strip * warps_k * stride + token * SPINFER_SUMS_STRIDE + 4 * row);
-            uint32_t from = inbox + index * (splits - 1) * 128;
-            float    sum = 0.0f;
+            const uint32_t u = index * splits + block->split, strip = u / pairs, pair = u % pairs;
+            uint32_t       from = inbox + index * (splits - 1) * 512;
+            sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
             for (uint32_t k = 0; k < splits; k++) {
                 if (k == block->split) {
-                    sum += mine;
+                    spinfer_shared_add_sums(mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE, &sum);
                 } else {
-                    sum += spinfer_shared_load_f32(from);
-                    from += 128;
+                    spinfer_shared_add_sums(from, &sum);
+                    from += 512;
                 }
             }
-            spinfer_store_sum(dtype, args, row0 + strip * SPINFER_GROUP_ROWS + row, block->token + token, sum);
+            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + 2 * pair, sum);
         }
         return;
     }
@@ -1190,11 +1236,10 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
     if (*last != splits - 1) return;
     SPINFER_NO_UNROLL
     for (uint32_t u = warp; u < units; u += warps) { /* the last block of the row group adds them all */
-        float sum = 0.0f;
+        sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
 #pragma unroll 4
-        for (uint32_t k = 0; k < splits; k++) sum += __ldcg(partials + ((uint64_t)k * units + u) * 32);
-        spinfer_store_sum(dtype, args, row0 + u / 2 / tokens * SPINFER_GROUP_ROWS + 32 * (u % 2) + lane,
-                          block->token + u / 2 % tokens, sum);
+        for (uint32_t k = 0; k < splits; k++) spinfer_global_add_sums(partials + ((uint64_t)k * units + u) * 128, &sum);
+        spinfer_store_y(dtype, args, row + u / pairs * SPINFER_GROUP_ROWS, token + 2 * (u % pairs), sum);
     }
     if (warp == 0 && lane == 0) args->counters[block->id] = 0;
 }
