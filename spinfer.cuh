@@ -93,7 +93,8 @@ struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed
 typedef struct spinfer_device {
     int sm_count;       /* multiprocessors                                                       */
     int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)      */
-    int compute;        /* 10 * major + minor compute capability, 90 for an H200                 */
+    int compute;        /* 10 * major + minor compute capability, 90 for an H200; less if the kernels of this
+                           program were built for less                                           */
 } spinfer_device;
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
@@ -997,8 +998,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
         spinfer_mbarrier_fence();
     }
     __syncwarp(); /* the barriers that this warp fetches to are ready */
-    /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the rest.
-     * All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
+    /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the
+     * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     SPINFER_NO_UNROLL
     for (uint32_t begin = 0; begin < 2; begin++) { /* 0: the first of each, 1: the others */
         SPINFER_NO_UNROLL
@@ -1097,8 +1098,8 @@ SPINFER_DEVICE void spinfer_global_add_sums(const float *address, spinfer_sums *
 
 SPINFER_DEVICE void spinfer_global_store_sums(float *address, spinfer_sums v)
 {
-    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
-                 "f"(v.row[3])
+    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.row[0]), "f"(v.row[1]),
+                 "f"(v.row[2]), "f"(v.row[3])
                  : "memory");
 }
 
@@ -1140,7 +1141,8 @@ SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t
 {
     asm volatile(
         "{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(to),
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(
+            to),
         "r"(barrier), "r"(rank), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]), "f"(v.row[3])
         : "memory");
 }
@@ -1155,15 +1157,16 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
                                    uint32_t *last, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
-    const uint32_t      warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
-    const uint32_t      warps = strips * warps_k, warp = block->strip * warps_k + block->part;
-    const uint32_t      pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
-    const uint32_t      row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
-    const uint32_t      token = block->token + lane / 16;
-    const uint32_t      rings = smem + args->layout.rings, stride = args->layout.sums;
-    const uint32_t      mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    const uint32_t      own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
-    float *partials = args->partials + ((uint64_t)block->id * splits * units * 32 + lane) * 4; /* [splits][units][32][4] */
+    const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
+    const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part;
+    const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
+    const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
+    const uint32_t token = block->token + lane / 16;
+    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
+    const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
+    const uint32_t own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
+    float         *partials =
+        args->partials + ((uint64_t)block->id * splits * units * 32 + lane) * 4; /* [splits][units][32][4] */
     spinfer_sums sum;
 
     if (stride > (uint32_t)plan->stages * args->layout.stage)
@@ -1270,9 +1273,9 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_fr
 
 extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 
-#if defined(__CUDA_ARCH__) &&                                                                                          \
-    __CUDA_ARCH__ >= 1200 /* 100 KB of shared memory: more warps would find no room for their buffers */
-#define SPINFER_BLOCK_WARPS(max_warps) ((max_warps) < 12 ? (max_warps) : 12)
+/* Most warps of a block. Only Hopper has the shared memory, and its compiler the registers, for all of them. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+#define SPINFER_BLOCK_WARPS(max_warps) ((max_warps) < 16 ? (max_warps) : 16)
 #else
 #define SPINFER_BLOCK_WARPS(max_warps) (max_warps)
 #endif
@@ -1387,7 +1390,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* Estimated microseconds of a plan; the smallest wins. A model fitted to 12 600 timed plans on an H200 (29 layers, 8 to
+/* Estimated microseconds of a plan; the smallest wins. A model fitted to 13 000 timed plans on an H200 (29 layers, 8 to
  * 64 tokens); for other GPUs it only has to rank. Blocks run in waves; in a wave each warp takes rounds of one record,
  * which last `latency` when few warps share the SM and `record` for each warp when many do; X that does not stay in
  * shared memory costs `refill` for each column that comes later. */
@@ -1396,10 +1399,10 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const struct {
         double launch, latency, record, density, split, refill;
-    } model[4] = {{4.06, 1.17, 0.081, 0.28, 1.3, 0.21},  /*  8 tokens */
-                  {5.43, 1.23, 0.088, 0.31, 2.0, 0.24},  /* 16        */
-                  {2.90, 1.58, 0.103, 1.00, 0.2, 0.36},  /* 32        */
-                  {9.90, 1.60, 0.150, 0.06, 2.0, 0.50}}; /* 64        */
+    } model[4] = {{3.87, 1.15, 0.071, 2.19, 0.9, 0.24},  /*  8 tokens */
+                  {4.33, 1.15, 0.083, 0.32, 1.5, 0.32},  /* 16        */
+                  {6.26, 1.37, 0.104, 0.00, 0.4, 0.48},  /* 32        */
+                  {9.12, 1.36, 0.100, 0.15, 0.1, 0.80}}; /* 64        */
     /* The share of the SMs that clusters of this size can fill: a cluster stays inside a GPC. Measured with one block
      * on an SM. */
     static const double share[9] = {1.0, 1.0, 1.0, 0.887, 0.91, 0.834, 0.773, 0.796, 0.91};
@@ -1423,8 +1426,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 {
-    int            id, major, minor;
-    spinfer_device d;
+    int                       id, major, minor;
+    spinfer_device            d;
+    struct cudaFuncAttributes attributes;
     if (!device) return SPINFER_ERR_NULL;
     if (cudaGetDevice(&id) != cudaSuccess ||
         cudaDeviceGetAttribute(&d.sm_count, cudaDevAttrMultiProcessorCount, id) != cudaSuccess ||
@@ -1433,6 +1437,11 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id) != cudaSuccess)
         return SPINFER_ERR_CUDA;
     d.compute = 10 * major + minor;
+    if (d.compute >= 80) { /* what the GPU has and the code that runs on it uses */
+        if (cudaFuncGetAttributes(&attributes, (const void *)spinfer_spmm_fp16_n8) != cudaSuccess)
+            return SPINFER_ERR_CUDA;
+        if (attributes.ptxVersion < d.compute) d.compute = attributes.ptxVersion;
+    }
     *device = d;
     return SPINFER_OK;
 }
@@ -1452,7 +1461,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     best = p;
     p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
     spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
-    if (device->compute >= 120 && max_warps > 12) max_warps = 12; /* SPINFER_BLOCK_WARPS */
+    if (device->compute / 10 != 9 && max_warps > 16) max_warps = 16; /* SPINFER_BLOCK_WARPS */
     max_splits = spinfer_col_groups(W->cols) < 8 ? (int)spinfer_col_groups(W->cols) : 8;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
         p.cluster = p.splits > 1 && device->compute >= 90;
@@ -1501,16 +1510,15 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
                                         size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
                                         size_t workspace_bytes, struct CUstream_st *stream)
 {
-    spinfer_status            status = spinfer_detail_check_matrix(W);
-    spinfer_device            device;
-    spinfer_spmm_args         args;
-    spinfer_spmm_kernel       kernel;
-    struct cudaFuncAttributes attributes;
-    cudaLaunchConfig_t        config = {};
-    cudaLaunchAttribute       launch[2] = {};
-    size_t                    needed;
-    int                       max_warps, compute;
-    void                     *parameters[1];
+    spinfer_status      status = spinfer_detail_check_matrix(W);
+    spinfer_device      device;
+    spinfer_spmm_args   args;
+    spinfer_spmm_kernel kernel;
+    cudaLaunchConfig_t  config = {};
+    cudaLaunchAttribute launch[2] = {};
+    size_t              needed;
+    int                 max_warps;
+    void               *parameters[1];
 
     if (!X || !Y) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
@@ -1534,13 +1542,9 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     config.dynamicSmemBytes = args.layout.total;
     if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
     kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &max_warps);
-    if (cudaFuncGetAttributes(&attributes, (const void *)kernel) != cudaSuccess) return SPINFER_ERR_CUDA;
-    compute = device.compute; /* what the GPU has and the code that was built for it uses */
-    if (attributes.ptxVersion < compute) compute = attributes.ptxVersion;
-    if (compute < 80) return SPINFER_ERR_ARCH;
-    if (32 * args.plan.strips * args.plan.warps_k > attributes.maxThreadsPerBlock) return SPINFER_ERR_PLAN;
-    if (compute < 90 && (args.plan.cluster || args.plan.dependent)) return SPINFER_ERR_ARCH;
-
+    if (device.compute < 80) return SPINFER_ERR_ARCH;
+    if (device.compute < 90 && (args.plan.cluster || args.plan.dependent)) return SPINFER_ERR_ARCH;
+    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k > 16) return SPINFER_ERR_PLAN;
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.Y = (uint16_t *)Y;
