@@ -1399,9 +1399,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const struct {
         double launch, latency, record, density, split, refill;
-    } model[4] = {{3.87, 1.15, 0.071, 2.19, 0.9, 0.24},  /*  8 tokens */
-                  {4.33, 1.15, 0.083, 0.32, 1.5, 0.32},  /* 16        */
-                  {6.26, 1.37, 0.104, 0.00, 0.4, 0.48},  /* 32        */
+    } model[4] = {{3.87, 1.15, 0.076, 0.30, 0.5, 0.24},  /*  8 tokens */
+                  {4.33, 1.15, 0.083, 0.32, 1.0, 0.40},  /* 16        */
+                  {6.26, 1.37, 0.104, 0.10, 0.4, 0.70},  /* 32        */
                   {9.12, 1.36, 0.100, 0.15, 0.1, 0.80}}; /* 64        */
     /* The share of the SMs that clusters of this size can fill: a cluster stays inside a GPC. Measured with one block
      * on an SM. */
@@ -1421,7 +1421,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double late = (double)cols - plan->x_cols * plan->x_pieces; /* columns of X that come later */
     return (double)waves * (model[kind].launch + rounds * (busy > model[kind].latency ? busy : model[kind].latency)) +
            (plan->splits > 1 ? model[kind].split + (plan->cluster ? 0.0 : 1.0) : 0.0) +
-           (late > 0 ? model[kind].refill * late / (plan->x_pieces + 1) : 0.0);
+           (late > 0 ? model[kind].refill * late / (plan->x_pieces + 1) * (1.0 + 1.5 * plan->warps_k / plan->x_cols)
+                     : 0.0);
 }
 
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
