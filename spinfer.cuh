@@ -13,7 +13,7 @@
  *   FUSE IT: the decode is one call inside your own kernel (section 5):
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
  *
- *   NEEDS    sm_80 or newer to run, a C++11 nvcc to build, no other library. Under NVRTC the device half is all there
+ *   NEEDS    sm_80 or newer to run, nvcc (C++14) to build, no other library. NVRTC compiles the device half alone.
  *   is. METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *
@@ -602,14 +602,12 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *     time ------------------------------------------------------------------------------->
  *     copy engine   r0 r1       |          r2         |          r3         |
  *     warp             wait r0  scan decode+mma  wait r1  scan decode+mma  wait r2 ..
- *     scan: words and the places of their first values go to a 512-byte table, from where each TCTile takes one 16-byte
- *     read
+ *     scan: words and the places of their first values go to a 512-byte table, where a lane reads 16 bytes a TCTile
  *
- * Then the warps of a strip add their sums in shared memory, and blocks of one row group add theirs, in the order of
- * K. */
+ * Then the warps of a strip add their sums in shared memory, and the blocks of a row group theirs, by rising K. */
 
-#define SPINFER_SUMS_STRIDE                                                                                            \
-    272 /* bytes from token to token: 64 rows and 4 floats, so that a fragment's sums hit 32 banks */
+/* Bytes from token to token in the sums of a warp: 64 rows and 4 floats, so that a fragment's sums hit 32 banks. */
+#define SPINFER_SUMS_STRIDE 272
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
@@ -631,8 +629,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens / 2; /* of 128 sums */
-    const uint32_t stage =
-        (max_record + 112 + 127) / 128 * 128; /* a record and its neighbours in its first and last line */
+    /* a record and its neighbours in its first and last line */
+    const uint32_t stage = (max_record + 112 + 127) / 128 * 128;
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
@@ -968,10 +966,9 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const spinfer_smem  layout = args->layout;
     const uint32_t stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
     const uint32_t warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
-    const uint32_t x_pieces = (uint32_t)plan->x_pieces,
-                   strip = block->row_group * (uint32_t)plan->strips + block->strip;
-    const uint32_t cols =
-        strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* a strip below the matrix is empty */
+    const uint32_t x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
+    const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
     const uint32_t     barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
     const uint32_t     x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
     const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
@@ -979,9 +976,9 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     uint32_t           at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
     uint32_t           parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
-    const uint32_t *first =
-        args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin; /* offset of the first record */
-    spinfer_stream stream;
+    /* offset of the first record */
+    const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
+    spinfer_stream  stream;
     stream.begin = stream.end = 0;
     stream.offsets = first + block->part + warps_k * lane;
     spinfer_stream_load(&stream, first + cols);
@@ -1052,8 +1049,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             __syncwarp(); /* all lanes have arrived */
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
-                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot,
-                                      parity >> 1); /* complete: orders the reads of the others */
+                /* complete already: it orders the reads of the others before the copy */
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1);
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
             }
         }
