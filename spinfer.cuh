@@ -14,7 +14,7 @@
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
  *
  *   NEEDS    sm_80 or newer to run, nvcc (C++14) to build, no other library. NVRTC compiles the device half alone.
- *   is. METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
+ *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *
  *   CONTENTS   1 Configuration       2 Host API            3 Vocabulary             4 Who owns what
@@ -1245,7 +1245,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
 }
 
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
- * (lane, part of K, strip), blocks are (row group, tokens, split): no division anywhere. */
+ * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                        spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
                                        uint32_t *last, uint3 thread, uint3 index, uint32_t row_groups)
@@ -1277,7 +1277,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 #define SPINFER_BLOCK_WARPS(max_warps) (max_warps)
 #endif
 
-/* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS compute warps. */
+/* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS warps. */
 #ifdef __CUDA_ARCH__
 #define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                    \
     SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
@@ -1300,7 +1300,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 #endif /* __CUDACC__ */
 
 /* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and
- * dispatches. The number of warps sets the registers of a thread: 80, 80, 128, 255. */
+ * dispatches. The number of warps bounds the registers of a thread: 72, 72, 128, 255. */
 #define SPINFER_SPMM_VARIANTS(X)                                                                                       \
     X(fp16_n8, SPINFER_FP16, 8, 1, 28)                                                                                 \
     X(fp16_n16, SPINFER_FP16, 16, 2, 28)                                                                               \
@@ -1387,7 +1387,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* Estimated microseconds of a plan; the smallest wins. A model fitted to 13 000 timed plans on an H200 (29 layers, 8 to
+/* Estimated microseconds of a plan; the smallest wins. A model fitted to 13 000 timed plans on an H200 (28 layers, 8 to
  * 64 tokens); for other GPUs it only has to rank. Blocks run in waves; in a wave each warp takes rounds of one record,
  * which last `latency` when few warps share the SM and `record` for each warp when many do; X that does not stay in
  * shared memory costs `refill` for each column that comes later. */
