@@ -293,11 +293,11 @@ SPINFER_HD uint32_t spinfer_col_groups(uint32_t cols) { return (cols + SPINFER_G
 SPINFER_HD int spinfer_tc_tile_row(int tc_tile) { return 16 * (tc_tile % 4); }
 SPINFER_HD int spinfer_tc_tile_col(int tc_tile) { return 16 * (tc_tile / 4); }
 
-/* spinfer_bitmap_tile_row(), spinfer_bitmap_tile_col() : first row and column of BitmapTile 0..31 inside its GroupTile. */
+/* spinfer_bitmap_tile_row(), spinfer_bitmap_tile_col() : the same for BitmapTile 0..31. */
 SPINFER_HD int spinfer_bitmap_tile_row(int tile) { return spinfer_tc_tile_row(tile / 4) + 8 * (tile / 2 % 2); }
 SPINFER_HD int spinfer_bitmap_tile_col(int tile) { return spinfer_tc_tile_col(tile / 4) + 8 * (tile % 2); }
 
-/* spinfer_bitmap_tile_at(), spinfer_bitmap_bit_at() : the BitmapTile and its bit that hold (row, col) of a GroupTile. */
+/* spinfer_bitmap_tile_at(), spinfer_bitmap_bit_at() : the BitmapTile and its bit for (row, col) of a GroupTile. */
 SPINFER_HD int spinfer_bitmap_tile_at(int row, int col)
 {
     return 16 * (col / 16) + 4 * (row / 16) + 2 * (row / 8 % 2) + col / 8 % 2;
@@ -391,8 +391,9 @@ static inline spinfer_status spinfer_detail_check_dense(const void *dense, size_
 }
 
 /* Counts the values of one row of GroupTiles; writes the record sizes in units of 16 bytes where units is not NULL. */
-static inline void spinfer_detail_count_row(const uint16_t *dense, size_t rows, size_t cols, size_t ld, size_t row_group,
-                                            uint32_t *units, uint64_t *nnz, uint64_t *bytes, uint32_t *max_record)
+static inline void spinfer_detail_count_row(const uint16_t *dense, size_t rows, size_t cols, size_t ld,
+                                            size_t row_group, uint32_t *units, uint64_t *nnz, uint64_t *bytes,
+                                            uint32_t *max_record)
 {
     const size_t groups = spinfer_col_groups((uint32_t)cols);
     uint16_t     copy[SPINFER_GROUP_ELEMENTS];
@@ -535,8 +536,8 @@ static inline spinfer_status spinfer_detail_check_matrix(const spinfer_matrix *W
     return SPINFER_OK;
 }
 
-/* Expands one record into a 64 x 32 block of fp16 or bf16 bits; every element is written. It walks the set bits, because
- * a branch for each weight would be mispredicted half of the time. */
+/* Expands one record into a 64 x 32 block of fp16 or bf16 bits; every element is written. It walks the set bits,
+ * because a branch for each weight would be mispredicted half of the time. */
 static inline void spinfer_detail_read_record(const unsigned char *record, uint16_t *block)
 {
     const unsigned char *value = record + SPINFER_RECORD_VALUES;
@@ -679,7 +680,8 @@ static inline spinfer_status spinfer_slice_rows(const spinfer_matrix *W, size_t 
 {
     spinfer_matrix s;
     if (!W || !slice) return SPINFER_ERR_NULL;
-    if (first % SPINFER_GROUP_ROWS || first >= W->rows || count < 1 || count > W->rows - first) return SPINFER_ERR_SHAPE;
+    if (first % SPINFER_GROUP_ROWS || first >= W->rows || count < 1 || count > W->rows - first)
+        return SPINFER_ERR_SHAPE;
     if (count % SPINFER_GROUP_ROWS && first + count != W->rows) return SPINFER_ERR_SHAPE;
     s = *W;
     s.offsets = W->offsets + first / SPINFER_GROUP_ROWS * W->group_ld;
@@ -698,7 +700,8 @@ static inline spinfer_status spinfer_slice_cols(const spinfer_matrix *W, size_t 
 {
     spinfer_matrix s;
     if (!W || !slice) return SPINFER_ERR_NULL;
-    if (first % SPINFER_GROUP_COLS || first >= W->cols || count < 1 || count > W->cols - first) return SPINFER_ERR_SHAPE;
+    if (first % SPINFER_GROUP_COLS || first >= W->cols || count < 1 || count > W->cols - first)
+        return SPINFER_ERR_SHAPE;
     if (count % SPINFER_GROUP_COLS && first + count != W->cols) return SPINFER_ERR_SHAPE;
     s = *W;
     s.offsets = W->offsets + first / SPINFER_GROUP_COLS;
