@@ -1070,6 +1070,12 @@ SPINFER_DEVICE void spinfer_shared_store_sums(uint32_t address, spinfer_sums v)
                  : "memory");
 }
 
+SPINFER_DEVICE void spinfer_add_sums(spinfer_sums *v, spinfer_sums w)
+{
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
+}
+
 /* Adds sums in shared memory, or in global memory past the L1, which other blocks do not update. */
 SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
 {
@@ -1078,8 +1084,7 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
                  : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
                  : "r"(address)
                  : "memory");
-    SPINFER_UNROLL
-    for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
+    spinfer_add_sums(v, w);
 }
 
 SPINFER_DEVICE void spinfer_global_add_sums(const float *address, spinfer_sums *v)
@@ -1089,8 +1094,7 @@ SPINFER_DEVICE void spinfer_global_add_sums(const float *address, spinfer_sums *
                  : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
                  : "l"(address)
                  : "memory");
-    SPINFER_UNROLL
-    for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
+    spinfer_add_sums(v, w);
 }
 
 SPINFER_DEVICE void spinfer_global_store_sums(float *address, spinfer_sums v)
@@ -1369,9 +1373,9 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     return SPINFER_OK;
 }
 
-/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Two
- * stages were always enough (H200); what is left belongs to X, because a piece that has to be fetched again costs
- * more. */
+/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Of
+ * two and three stages, two were the best or close to it (H200): what is left belongs to X, because a piece that has to
+ * be fetched again costs more. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
