@@ -905,11 +905,11 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
- * into a slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become
- * zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores.
- * Scope: warp. */
+ * into a slot. `parts` warps (`part` = 0, 1, ..) share the rows; the arrivals of the 32 lanes of part 0 and the bytes
+ * complete the slot's `full` barrier. Columns from K up to a whole GroupTile become zeros, because 0 * NaN is no zero.
+ * Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                    uint32_t col, uint32_t slot, uint32_t lane)
+                                    uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
 {
     const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols,
                    stride = args->layout.x_stride;
@@ -920,17 +920,23 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
         args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
     const uint32_t  to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
     const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
+    const int       aligned = ((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0;
 
-    if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) { /* a lane copies whole rows */
+#if SPINFER_HAS_BULK_COPY
+    if (aligned) { /* a lane copies whole rows; the instruction takes the lanes one by one, so several warps help */
+        SPINFER_NO_UNROLL
+        for (uint32_t row = part + parts * lane; row < rows; row += parts * 32)
+            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+    }
+#endif
+    if (part > 0) return;
+    if (aligned) {
         SPINFER_NO_UNROLL
         for (uint32_t row = lane; row < rows; row += 32) SPINFER_NO_UNROLL
         for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
             spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
 #if SPINFER_HAS_BULK_COPY
-        spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
-        SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32)
-            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+        spinfer_mbarrier_arrive_expect(full, lane == 0 ? rows * 2 * width : 0);
 #else
         SPINFER_NO_UNROLL
         for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
@@ -961,53 +967,40 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
     const uint32_t     barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
     const uint32_t     x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
-    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
     const uint32_t     ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
     uint32_t           at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
     uint32_t           parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
-    /* offset of the first record */
     const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
     spinfer_stream  stream;
+
     stream.begin = stream.end = 0;
     stream.offsets = first + block->part + warps_k * lane;
     spinfer_stream_load(&stream, first + cols);
-    if (lane == 0) {
-        SPINFER_NO_UNROLL
-        for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
-        SPINFER_NO_UNROLL
-        for (uint32_t i = warp; i < x_pieces; i += warps) { /* piece 0: by the warp that fetches it */
-            spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
-            spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
-            spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
-        }
-        spinfer_mbarrier_fence();
+    if (lane < stages) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+    if (warp == 0 && lane < x_pieces) {
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * lane, 32);
+        spinfer_mbarrier_init(smem + layout.x_empty + 8 * lane, 32 * warps);
+        spinfer_shared_store_u32(smem + layout.x_left + 4 * lane, 0);
     }
-    __syncwarp(); /* the barriers that this warp fetches to are ready */
+    spinfer_mbarrier_fence();
+    __syncthreads(); /* the barriers are ready for all */
+
     /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
-    SPINFER_NO_UNROLL
-    for (uint32_t begin = 0; begin < 2; begin++) { /* 0: the first of each, 1: the others */
-        SPINFER_NO_UNROLL
-        for (int turn = 0; turn < 2; turn++) {
-            if (turn == plan->dependent) {
-                const uint32_t end = begin ? x_pieces : 1;
+    if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, warp, warps, lane);
+    if (col < cols) spinfer_stream_fetch(&stream, args->W.data, ring, barriers, 0, lane);
 #if SPINFER_HAS_DEPENDENT
-                asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
+    asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
-                SPINFER_NO_UNROLL
-                for (uint32_t i = warp + begin; i < end && i * x_cols < block->cols; i += warps)
-                    spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
-            } else {
-                const uint32_t end = begin ? stages : 1;
-                SPINFER_NO_UNROLL
-                for (uint32_t i = begin; i < end && col + i * warps_k < cols; i++)
-                    spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
-            }
-        }
-        if (begin == 0) __syncthreads(); /* the barriers of X are ready for all */
-    }
+    SPINFER_NO_UNROLL
+    for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++)
+        spinfer_fetch_x(args, block, smem, i * x_cols, i, (warp + i) % warps, warps, lane);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 1; i < stages && col + i * warps_k < cols; i++)
+        spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
 
+    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
@@ -1040,7 +1033,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
                 /* complete already: it orders the reads of the others before the copy */
                 spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1);
-                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
+                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
             }
         }
         if (++x_slot == x_pieces) x_slot = 0, parity ^= 2;
@@ -1134,7 +1127,15 @@ SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spm
                                     uint32_t token, spinfer_sums sum)
 {
     if (token >= args->n) return;
-    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
+    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row, bits[4];
+    if (args->beta == 0.0f && (uint64_t)y % 8 == 0 && row + 4 <= args->W.rows) { /* the usual case: one store */
+        SPINFER_UNROLL
+        for (int i = 0; i < 4; i++) bits[i] = spinfer_narrow(dtype, args->alpha * sum.row[i]);
+        asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(y), "h"(bits[0]), "h"(bits[1]), "h"(bits[2]),
+                     "h"(bits[3])
+                     : "memory");
+        return;
+    }
     SPINFER_UNROLL
     for (uint32_t i = 0; i < 4; i++) {
         if (row + i < args->W.rows) {
