@@ -269,17 +269,16 @@ SPINFER_HD void spinfer_decode_bitmap_tile(uint64_t bitmap, const uint16_t *valu
  *   Scope     one lane; no shuffle, no barrier */
 SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitmaps, const uint16_t *values, int lane)
 {
-    const int row = lane / 4, half = lane % 2;
-    const int n0 = spinfer_popcount64(bitmaps[0]), n1 = spinfer_popcount64(bitmaps[1]);
-    const int n2 = spinfer_popcount64(bitmaps[2]), n3 = spinfer_popcount64(bitmaps[3]);
-    uint32_t  top[2], bottom[2];
-    if (spinfer_lane_tile(lane) == 0) {
-        spinfer_decode_bitmap_tile(bitmaps[0], values, row, half, top);
-        spinfer_decode_bitmap_tile(bitmaps[2], values + n0 + n1, row, half, bottom);
-    } else {
-        spinfer_decode_bitmap_tile(bitmaps[1], values + n0, row, half, top);
-        spinfer_decode_bitmap_tile(bitmaps[3], values + n0 + n1 + n2, row, half, bottom);
-    }
+    /* Choices instead of branches: the lanes of a warp take different sides, and then both sides would cost. */
+    const int      right = spinfer_lane_tile(lane), high = spinfer_lane_half(lane), shift = spinfer_lane_shift(lane);
+    const uint64_t upper = right ? bitmaps[1] : bitmaps[0], lower = right ? bitmaps[3] : bitmaps[2];
+    const int      n0 = spinfer_popcount64(bitmaps[0]), n1 = spinfer_popcount64(bitmaps[1]);
+    const int      n2 = spinfer_popcount64(bitmaps[2]), n3 = spinfer_popcount64(bitmaps[3]);
+    const int      before_upper = (right ? n0 : 0) + (high ? spinfer_popcount((uint32_t)upper) : 0);
+    const int      before_lower = n0 + n1 + (right ? n2 : 0) + (high ? spinfer_popcount((uint32_t)lower) : 0);
+    uint32_t       top[2], bottom[2];
+    spinfer_decode_quad((uint32_t)(upper >> (32 * high)), shift, values + before_upper, top);
+    spinfer_decode_quad((uint32_t)(lower >> (32 * high)), shift, values + before_lower, bottom);
     frag->r[0] = top[0];
     frag->r[1] = bottom[0];
     frag->r[2] = top[1];
