@@ -265,17 +265,16 @@ SPINFER_HD void spinfer_decode_bitmap_tile(uint64_t bitmap, const uint16_t *valu
  *   Scope     one lane; no shuffle, no barrier */
 SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitmaps, const uint16_t *values, int lane)
 {
-    const int row = lane / 4, half = lane % 2;
-    const int n0 = spinfer_popcount64(bitmaps[0]), n1 = spinfer_popcount64(bitmaps[1]);
-    const int n2 = spinfer_popcount64(bitmaps[2]), n3 = spinfer_popcount64(bitmaps[3]);
-    uint32_t  top[2], bottom[2];
-    if (spinfer_lane_tile(lane) == 0) {
-        spinfer_decode_bitmap_tile(bitmaps[0], values, row, half, top);
-        spinfer_decode_bitmap_tile(bitmaps[2], values + n0 + n1, row, half, bottom);
-    } else {
-        spinfer_decode_bitmap_tile(bitmaps[1], values + n0, row, half, top);
-        spinfer_decode_bitmap_tile(bitmaps[3], values + n0 + n1 + n2, row, half, bottom);
-    }
+    /* Choices instead of branches: the lanes of a warp take different sides, and then both sides would cost. */
+    const int      right = spinfer_lane_tile(lane), high = spinfer_lane_half(lane), shift = spinfer_lane_shift(lane);
+    const uint64_t upper = right ? bitmaps[1] : bitmaps[0], lower = right ? bitmaps[3] : bitmaps[2];
+    const int      n0 = spinfer_popcount64(bitmaps[0]), n1 = spinfer_popcount64(bitmaps[1]);
+    const int      n2 = spinfer_popcount64(bitmaps[2]), n3 = spinfer_popcount64(bitmaps[3]);
+    const int      before_upper = (right ? n0 : 0) + (high ? spinfer_popcount((uint32_t)upper) : 0);
+    const int      before_lower = n0 + n1 + (right ? n2 : 0) + (high ? spinfer_popcount((uint32_t)lower) : 0);
+    uint32_t       top[2], bottom[2];
+    spinfer_decode_quad((uint32_t)(upper >> (32 * high)), shift, values + before_upper, top);
+    spinfer_decode_quad((uint32_t)(lower >> (32 * high)), shift, values + before_lower, bottom);
     frag->r[0] = top[0];
     frag->r[1] = bottom[0];
     frag->r[2] = top[1];
@@ -299,6 +298,24 @@ SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile
     bottom[1] = frag->r[3];
 }
 
+/* spinfer_record_at() : the record of a GroupTile (FIG 3 of spinfer_encode.h), 16-byte aligned, in the memory of W.
+ *
+ *   row_group, col_group   in   0 .. groups of W - 1 */
+SPINFER_HD const void *spinfer_record_at(const spinfer_matrix *W, uint32_t row_group, uint32_t col_group)
+{
+    return (const unsigned char *)W->data + 16 * (size_t)W->offsets[(size_t)row_group * W->group_ld + col_group];
+}
+
+/* spinfer_decode_record_tc_tile() : spinfer_decode_tc_tile() for TCTile 0..7 (FIG 1) of a record in shared, global or
+ * host memory, 16-byte aligned. Returns the same. */
+SPINFER_HD int spinfer_decode_record_tc_tile(spinfer_frag_a *frag, const void *record, int tc_tile, int lane)
+{
+    const unsigned char *bytes = (const unsigned char *)record;
+    const uint64_t      *bitmaps = (const uint64_t *)(const void *)(bytes + SPINFER_RECORD_BITMAPS);
+    const uint16_t      *values = (const uint16_t *)(const void *)(bytes + SPINFER_RECORD_VALUES);
+    return spinfer_decode_tc_tile(frag, bitmaps + 4 * tc_tile, values + ((const uint16_t *)record)[tc_tile], lane);
+}
+
 /* spinfer_decode_group() : a whole record into a row-major 64 x 32 tile in shared, global or host memory.
  *
  *   record    in   16-byte aligned, FIG 3; shared or global memory
@@ -309,14 +326,10 @@ SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile
  *   Scope     the calling warps; the tile is complete for other threads after a barrier of the caller */
 SPINFER_HD void spinfer_decode_group(const void *record, uint16_t *tile, size_t ld, int lane, int warp, int warps)
 {
-    const unsigned char *bytes = (const unsigned char *)record;
-    const uint16_t      *tc_offsets = (const uint16_t *)record;
-    const uint64_t      *bitmaps = (const uint64_t *)(const void *)(bytes + SPINFER_RECORD_BITMAPS);
-    const uint16_t      *values = (const uint16_t *)(const void *)(bytes + SPINFER_RECORD_VALUES);
-    int                  t;
+    int t;
     for (t = warp; t < SPINFER_GROUP_TC_TILES; t += warps) {
         spinfer_frag_a frag;
-        spinfer_decode_tc_tile(&frag, bitmaps + 4 * t, values + tc_offsets[t], lane);
+        spinfer_decode_record_tc_tile(&frag, record, t, lane);
         spinfer_store_tc_tile(&frag, tile + (size_t)spinfer_tc_tile_row(t) * ld + spinfer_tc_tile_col(t), ld, lane);
     }
 }
@@ -410,7 +423,10 @@ SPINFER_HD uint32_t spinfer_pack(uint32_t low, uint32_t high)
 
 /* ---- 6. Memory -------------------------------------------------------------------------------
  *
- * One function for one instruction. All addresses are shared-memory addresses unless a pointer says global. */
+ * One function for one instruction. All addresses are shared-memory addresses unless a pointer says global.
+ *
+ * Sections 6 and 7 are for device code, and are declared wherever nvcc looks, its host pass included: a kernel of yours
+ * calls them without #ifdef. Keep addresses as spinfer_shared, because in the host pass that is a pointer. */
 
 /* spinfer_shared_address() : the 32-bit shared address of a pointer to shared memory. */
 SPINFER_DEVICE spinfer_shared spinfer_shared_address(const void *pointer)
@@ -422,38 +438,36 @@ SPINFER_DEVICE spinfer_shared spinfer_shared_address(const void *pointer)
 #endif
 }
 
-#ifdef __CUDA_ARCH__
-
-SPINFER_DEVICE void spinfer_shared_store_u32x2(uint32_t address, uint32_t a, uint32_t b)
+SPINFER_DEVICE void spinfer_shared_store_u32x2(spinfer_shared address, uint32_t a, uint32_t b)
 {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
 }
 
-SPINFER_DEVICE void spinfer_shared_store_u32(uint32_t address, uint32_t value)
+SPINFER_DEVICE void spinfer_shared_store_u32(spinfer_shared address, uint32_t value)
 {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-SPINFER_DEVICE void spinfer_shared_store_u16(uint32_t address, uint16_t value)
+SPINFER_DEVICE void spinfer_shared_store_u16(spinfer_shared address, uint16_t value)
 {
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
 }
 
 /* Counts 0, 1, .. modulus - 1, 0, .. and returns the number before. */
-SPINFER_DEVICE uint32_t spinfer_shared_count(uint32_t address, uint32_t modulus)
+SPINFER_DEVICE uint32_t spinfer_shared_count(spinfer_shared address, uint32_t modulus)
 {
     uint32_t before;
     asm volatile("atom.shared.inc.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(modulus - 1) : "memory");
     return before;
 }
 
-SPINFER_DEVICE void spinfer_shared_store_f32(uint32_t address, float value)
+SPINFER_DEVICE void spinfer_shared_store_f32(spinfer_shared address, float value)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 /* spinfer_cp_async_16() : starts a copy of 16 bytes from global memory; bytes from `valid` on are zeros instead. */
-SPINFER_DEVICE void spinfer_cp_async_16(uint32_t to, const void *from, uint32_t valid)
+SPINFER_DEVICE void spinfer_cp_async_16(spinfer_shared to, const void *from, uint32_t valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
@@ -473,7 +487,7 @@ SPINFER_DEVICE void spinfer_cp_async_wait(const int pending)
 }
 
 /* spinfer_ldmatrix_x4() : four 8 x 8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8 (16 bytes). */
-SPINFER_DEVICE void spinfer_ldmatrix_x4(uint32_t row, uint32_t *out)
+SPINFER_DEVICE void spinfer_ldmatrix_x4(spinfer_shared row, uint32_t *out)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -487,7 +501,7 @@ SPINFER_DEVICE void spinfer_ldmatrix_x4(uint32_t row, uint32_t *out)
  *                            others may use it after spinfer_mbarrier_fence() by that thread and a barrier.
  * spinfer_mbarrier_arrive()  one arrival; what this thread wrote before is visible to those who wait
  * spinfer_mbarrier_wait()    until the phase with this parity (0, 1, 0, ..) is complete */
-SPINFER_DEVICE void spinfer_mbarrier_init(uint32_t barrier, uint32_t count)
+SPINFER_DEVICE void spinfer_mbarrier_init(spinfer_shared barrier, uint32_t count)
 {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
@@ -499,12 +513,12 @@ SPINFER_DEVICE void spinfer_mbarrier_fence(void)
 #endif
 }
 
-SPINFER_DEVICE void spinfer_mbarrier_arrive(uint32_t barrier)
+SPINFER_DEVICE void spinfer_mbarrier_arrive(spinfer_shared barrier)
 {
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier) : "memory");
 }
 
-SPINFER_DEVICE void spinfer_mbarrier_wait(uint32_t barrier, uint32_t parity)
+SPINFER_DEVICE void spinfer_mbarrier_wait(spinfer_shared barrier, uint32_t parity)
 {
 #if SPINFER_HAS_BULK_COPY
     asm volatile("{ .reg .pred done;\n"
@@ -526,7 +540,7 @@ SPINFER_DEVICE void spinfer_mbarrier_wait(uint32_t barrier, uint32_t parity)
 }
 
 /* spinfer_cp_async_arrive() : one arrival as soon as all earlier cp.async of this thread have landed. */
-SPINFER_DEVICE void spinfer_cp_async_arrive(uint32_t barrier)
+SPINFER_DEVICE void spinfer_cp_async_arrive(spinfer_shared barrier)
 {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
@@ -534,7 +548,7 @@ SPINFER_DEVICE void spinfer_cp_async_arrive(uint32_t barrier)
 /* spinfer_mbarrier_arrive_expect() : one arrival; the phase also waits for `bytes` of bulk copies. sm_90.
  * spinfer_bulk_copy() : starts one copy from global memory that reports its bytes to `barrier`. Both addresses and
  * `bytes` are multiples of 16. sm_90. */
-SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
+SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(spinfer_shared barrier, uint32_t bytes)
 {
 #if SPINFER_HAS_BULK_COPY
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
@@ -543,7 +557,7 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(uint32_t barrier, uint32_t by
 #endif
 }
 
-SPINFER_DEVICE void spinfer_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint32_t bytes, spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
@@ -581,7 +595,6 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
     spinfer_mma_m16n8k16(dtype, &c[1], a, &b[1]);
 }
 
-#endif /* __CUDA_ARCH__ */
 #endif /* __CUDACC__ */
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------

@@ -47,6 +47,7 @@ static group group_create(const uint16_t *dense)
     spinfer_matrix W = encode_matrix(dense, 64, 32, SPINFER_FP16);
     group          g;
     CHECK_SPINFER(spinfer_decode(&W, g.dense[0], 32));
+    CHECK(spinfer_record_at(&W, 0, 0) == W.data);
     g.record_bytes = 16 * (size_t)W.offsets[1];
     memcpy(g.record, W.data, g.record_bytes);
     memcpy(g.tc_offsets, g.record, sizeof g.tc_offsets);
@@ -145,8 +146,15 @@ static void test_group(const group *g, const fence *f, int side)
 {
     static const size_t lds[] = {32, 36, 104};
     const void         *record = fence_copy(f, side, g->record, g->record_bytes);
-    int                 warps, warp, lane, row;
+    int                 warps, warp, lane, row, t;
     size_t              i;
+    for (t = 0; t < 8; t++)
+        for (lane = 0; lane < 32; lane++) {
+            spinfer_frag_a frag;
+            CHECK(spinfer_decode_record_tc_tile(&frag, record, t, lane) ==
+                  values_before(g, 4 * t + 4) - values_before(g, 4 * t));
+            check_frag(g, &frag, t, lane);
+        }
     for (warps = 1; warps <= 8; warps *= 2)
         for (i = 0; i < sizeof lds / sizeof lds[0]; i++) {
             const size_t ld = lds[i], bytes = 2 * span(64, 32, ld);
