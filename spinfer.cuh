@@ -45,6 +45,12 @@
 #endif
 
 #ifdef __CUDACC__
+#define SPINFER_ALIGN_64 __align__(64)
+#else
+#define SPINFER_ALIGN_64
+#endif
+
+#ifdef __CUDACC__
 #ifdef SPINFER_NO_FORCEINLINE
 #define SPINFER_DEVICE static __device__ __noinline__
 #else
@@ -101,8 +107,10 @@ typedef struct spinfer_device {
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
-    int warps_k;   /* warps that share the columns of a strip, >= 1                                              */
-    int stages;    /* records that each warp buffers in shared memory, 2 .. 8                                    */
+    int team;      /* warps that share a buffer and split its rows: 1, 2 or 4, fixed by the kernel; its stages
+                      hold as many records                                                                       */
+    int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
+    int stages;    /* stages of each team in shared memory, 2 .. 8                                               */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
                       through the workspace, in the order of K                                                   */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
@@ -568,6 +576,22 @@ SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint3
 #endif
 }
 
+/* spinfer_tensor_copy() : starts the copy of a box of a matrix in global memory that the driver has described in `map`
+ * (cuTensorMapEncodeTiled, 64-byte aligned, a __grid_constant__ argument); box and order in shared memory are in the map.
+ * sm_90. */
+SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint32_t col, uint32_t row,
+                                        spinfer_shared barrier)
+{
+#if SPINFER_HAS_BULK_COPY
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+                 "[%4];" ::"r"(to),
+                 "l"(map), "r"(col), "r"(row), "r"(barrier)
+                 : "memory");
+#else
+    __trap();
+#endif
+}
+
 /* ---- 7. Tensor cores ------------------------------------------------------------------------- */
 
 /* spinfer_mma_m16n8k16() : c += a b for one TCTile and 8 tokens. `dtype` is a compile-time constant. Scope: warp. */
@@ -615,8 +639,11 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *
  * Then the warps of a strip add their sums in shared memory, and the blocks of a row group theirs, by rising K. */
 
-/* Bytes from token to token in the sums of a warp: 64 rows and 4 floats, so that a fragment's sums hit 32 banks. */
-#define SPINFER_SUMS_STRIDE 272
+/* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
+#define SPINFER_SUMS_STRIDE 288
+
+/* X in shared memory: boxes of 64 columns (128 bytes) of all tokens. */
+#define SPINFER_X_BOX 64
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
 typedef struct spinfer_smem {
@@ -627,30 +654,30 @@ typedef struct spinfer_smem {
     uint32_t stage;    /* bytes of a stage                                                                  */
     uint32_t sums;     /* bytes from the sums of a warp to those of the next: [tokens][68] floats, 64 rows  */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
-    uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                        */
-    uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks  */
+    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place()                                 */
+    uint32_t x_piece;  /* bytes of a piece                                                                  */
     uint32_t total;
 } spinfer_smem;
 
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
-    const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    /* a record and its neighbours in its first and last line */
-    const uint32_t stage = (max_record + 112 + 127) / 128 * 128;
+    const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
+    /* the records and their neighbours in the first and last line */
+    const uint32_t stage = ((uint32_t)plan->team * max_record + 112 + 127) / 128 * 128;
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
-    s.x_full = 8 * warps * (uint32_t)plan->stages;
+    s.x_full = 8 * teams * (uint32_t)plan->stages;
     s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > warp_sums ? ring : warp_sums;
-    s.tables = s.rings + warps * ring;
-    s.x = (s.tables + warps * 512 + 127) / 128 * 128;
-    s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
-    end = s.rings + warps * s.sums;
-    s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
+    s.tables = s.rings + teams * ring;
+    s.x = (s.tables + teams * (uint32_t)plan->team * 512 + 1023) / 1024 * 1024;
+    s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
+    end = s.rings + teams * s.sums;
+    s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
 }
@@ -661,8 +688,22 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
 }
 
+/* spinfer_x_place() : bytes from the start of a piece of X to eight neighbouring columns of a token, chunk col / 8 of its
+ * row in a box. A row has all banks, so neighbouring tokens exchange their chunks (the 128-byte swizzle of the copy
+ * engine). A box starts at a multiple of 1024. */
+SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t token)
+{
+    return col / SPINFER_X_BOX * tokens * 128 + token * 128 + 16 * (col % SPINFER_X_BOX / 8 ^ token % 8);
+}
+
+/* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. Four
+ * lanes in a row then read even, or odd, tokens, which lie in different banks. */
+SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
+
 /* Everything a kernel needs, by value. */
-typedef struct spinfer_spmm_args {
+typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
+    uint64_t        x_map[16]; /* X for spinfer_tensor_copy(), if x_tensor                                   */
+    uint32_t        x_tensor;
     spinfer_matrix  W;
     spinfer_plan    plan;
     spinfer_smem    layout;
@@ -697,6 +738,8 @@ SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
     return bits;
 }
 
+SPINFER_DEVICE uint32_t spinfer_min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 /* Where a block works. */
 typedef struct spinfer_block {
     uint32_t row_group, split;
@@ -704,11 +747,12 @@ typedef struct spinfer_block {
     uint32_t k_begin;     /* first GroupTile column of its range of K              */
     uint32_t cols;        /* GroupTile columns of its range                        */
     uint32_t id;          /* row group, counted over all token blocks              */
-    uint32_t strip, part; /* of the calling warp: strip in the block, part of K   */
+    uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K */
+    uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
 } spinfer_block;
 
-SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, uint3 thread, uint3 index,
-                                                uint32_t row_groups)
+SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
+                                                uint3 index, uint32_t row_groups)
 {
     spinfer_block b;
     b.row_group = index.x;
@@ -717,13 +761,14 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const spinfer_spmm_args *args, u
     b.k_begin = b.split * args->k_step + (b.split < args->k_rest ? b.split : args->k_rest);
     b.cols = args->k_step + (b.split < args->k_rest ? 1 : 0);
     b.id = index.y * row_groups + b.row_group;
-    b.part = __shfl_sync(0xffffffffu, thread.y, 0); /* uniform, and now the compiler knows it */
+    b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
+    b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
     return b;
 }
 
-/* A warp's stream of records, every warps_k-th of a strip. Lane i % 32 keeps the offsets of the warp's record i, loaded
- * 32 records ahead, until the record is consumed. */
+/* A team's stream of records: `team` consecutive ones for each stage, then on by `team` * warps_k. Lane
+ * (i * team + r) % 32 keeps the offsets of record r of stage i, loaded 32 records ahead, until it is consumed. */
 typedef struct spinfer_stream {
     const uint32_t *offsets;    /* of this lane's record, in global memory  */
     uint32_t        begin, end; /* of this lane's record, units of 16 bytes */
@@ -737,22 +782,24 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, const uint32_t *last)
     }
 }
 
-/* Starts the copy of the record whose offsets lane `owner` keeps. Records lie at any multiple of 16, but copies whose
- * source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte lines are copied.
- * The lines that two records share come from the L2 the second time. Scope: warp; everybody has left the stage before
- * (warp barrier). */
-SPINFER_DEVICE void spinfer_stream_fetch(const spinfer_stream *s, const void *data, uint32_t stage, uint32_t barrier,
-                                         uint32_t owner, uint32_t lane)
+/* Starts the copy of a stage: `count` records, the first of which lane `owner` keeps. Records lie at any multiple of 16,
+ * but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte
+ * lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody has left
+ * the stage before (barrier of the team). */
+SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s, const void *data, uint32_t stage,
+                                         uint32_t barrier, uint32_t owner, uint32_t count, uint32_t lane)
 {
+    uint32_t last = s->end; /* the end of the stage, for the owner */
+    if (team > 1) last = __shfl_sync(0xffffffffu, last, (int)(owner + count - 1));
 #if SPINFER_HAS_BULK_COPY
     if (lane == owner) {
-        const uint32_t begin = s->begin & ~7u, bytes = (16 * (s->end - begin) + 127) & ~127u;
+        const uint32_t begin = s->begin & ~7u, bytes = (16 * (last - begin) + 127) & ~127u;
         spinfer_mbarrier_arrive_expect(barrier, bytes);
         spinfer_bulk_copy(stage, (const unsigned char *)data + (uint64_t)begin * 16, bytes, barrier);
     }
 #else
     const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)owner) & ~7u;
-    const uint32_t end = (__shfl_sync(0xffffffffu, s->end, (int)owner) + 7) & ~7u;
+    const uint32_t end = (__shfl_sync(0xffffffffu, last, (int)owner) + 7) & ~7u;
     for (uint32_t unit = lane; unit < end - begin; unit += 32)
         spinfer_cp_async_16(stage + 16 * unit, (const unsigned char *)data + 16 * ((uint64_t)begin + unit), 16);
     spinfer_cp_async_arrive(barrier);
@@ -784,7 +831,7 @@ SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
     uint32_t          lane;
-    uint32_t          offset; /* bytes from a record to the tc_offset of that tile                         */
+    uint32_t          tile;   /* the TCTile of a record that the lane scans                                 */
     uint32_t          write;  /* where the lane writes into the table of its warp                           */
     uint32_t          read;   /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
@@ -795,18 +842,18 @@ typedef struct spinfer_lane {
 /* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high,
  * right low, right high words. In TCTiles 2, 3, 6, 7 the low and high entries are exchanged (xor 16), so that the 32
  * lanes write to different banks. */
-SPINFER_DEVICE spinfer_lane spinfer_lane_init(uint32_t table, uint32_t lane)
+SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, uint32_t member, uint32_t lane)
 {
-    const uint32_t tc = lane / 4, bt = lane % 4;
+    const uint32_t tc = lane / 4, bt = lane % 4, tiles = 4 / (uint32_t)team; /* row tiles of a warp */
     spinfer_lane   l;
     l.lane = lane;
-    l.offset = 2 * tc;
+    l.tile = tc / tiles % 2 * 4 + member * tiles + tc % tiles;
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
-    l.offset = spinfer_pin(l.offset, lane);
+    l.tile = spinfer_pin(l.tile, lane);
     l.write = spinfer_pin(l.write, lane);
     l.read = spinfer_pin(l.read, lane);
     l.quad.below = spinfer_pin(l.quad.below, lane);
@@ -837,13 +884,17 @@ SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lan
 #endif
 }
 
-/* spinfer_scan_record() : fills the table of a record. Lane i handles BitmapTile i: its two words and where their
- * values begin. Scope: warp; a warp barrier publishes the table. */
-SPINFER_DEVICE void spinfer_scan_record(uint32_t record, const spinfer_lane *l)
+/* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: column by column of 16, in a column
+ * its 4 / team row tiles. Lane i handles one BitmapTile: its two words and where their values begin. `record` is the
+ * lane's record, i / (32 / team) of the stage, or 0 if the stage is shorter. Scope: warp; a warp barrier publishes the
+ * table. */
+SPINFER_DEVICE void spinfer_scan_stage(uint32_t record, const spinfer_lane *l)
 {
-    uint32_t word[2], before[2];
-    spinfer_shared_u32x2(record + SPINFER_RECORD_BITMAPS + 8 * l->lane, word);
-    const uint32_t values = record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(record + l->offset);
+    uint32_t word[2] = {0, 0}, before[2], values = 0;
+    if (record) {
+        spinfer_shared_u32x2(record + SPINFER_RECORD_BITMAPS + 32 * l->tile + 8 * (l->lane % 4), word);
+        values = record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(record + 2 * l->tile);
+    }
     spinfer_count_before(word, l, before);
     spinfer_shared_store_u32x2(l->write, word[0], values + 2 * before[0]);
     spinfer_shared_store_u32x2(l->write ^ 16, word[1], values + 2 * before[1]);
@@ -862,135 +913,157 @@ SPINFER_DEVICE void spinfer_locate_tc_tile(uint32_t entry, const spinfer_lane *l
     spinfer_quad_locate(e[2], e[3], l->quad, &next->place[1], &next->bits[1]);
 }
 
-/* spinfer_multiply_slab() : sums += 64 rows x 16 columns (four TCTiles) times 8 * n_frags tokens.
+/* spinfer_decode_located() : the TCTile `next` into registers. The TCTile at `entry` of the table is located while the
+ * values of this one are on their way. */
+SPINFER_DEVICE void spinfer_decode_located(uint32_t entry, const spinfer_lane *l, spinfer_located *next,
+                                           spinfer_frag_a *a)
+{
+    uint32_t top[4], bottom[4], e[4];
+    spinfer_shared_u32x4(entry, e);
+    spinfer_quad_load(next->place[0], next->bits[0], top);
+    spinfer_quad_load(next->place[1], next->bits[1], bottom);
+    spinfer_quad_locate(e[0], e[1], l->quad, &next->place[0], &next->bits[0]);
+    spinfer_quad_locate(e[2], e[3], l->quad, &next->place[1], &next->bits[1]);
+    a->r[0] = spinfer_pack(top[0], top[1]);
+    a->r[1] = spinfer_pack(bottom[0], bottom[1]);
+    a->r[2] = spinfer_pack(top[2], top[3]);
+    a->r[3] = spinfer_pack(bottom[2], bottom[3]);
+}
+
+/* Where a lane reads entry t of a table, from where it reads entry 0 (the exchange of spinfer_lane_init()). */
+SPINFER_DEVICE uint32_t spinfer_table_entry(uint32_t read, const int t)
+{
+    return (read ^ (uint32_t)(16 * (t / 2 % 2))) + (uint32_t)(64 * t);
+}
+
+/* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: 4 / tiles columns of 16.
  *
- *   sums      [4 row tiles][n_frags]
+ *   sums      [tiles][n_frags]
  *   x_frags   [n_frags], scratch
  *   next      the first TCTile, already located; on return the one at `behind`
  *   read      where the lane reads the first TCTile in the table
- *   behind    where it reads the TCTile behind the slab; after the last one any place in the table
- *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the slab
- *   x_stride  bytes from token to token
- *
- * The next TCTile is located while the values of this one are on their way. */
-SPINFER_DEVICE void spinfer_multiply_slab(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                          spinfer_frag_b *x_frags, const spinfer_lane *l, spinfer_located *next,
-                                          uint32_t read, uint32_t behind, uint32_t x, uint32_t x_stride)
+ *   behind    where it reads the TCTile behind this half; after the last one any place in the table
+ *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the first column of 16 */
+SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int tiles, const int n_frags,
+                                          spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
+                                          spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x)
 {
     SPINFER_UNROLL
-    for (int f = 0; f < n_frags; f++) spinfer_shared_u32x2(x + (uint32_t)(8 * f) * x_stride, x_frags[f].r);
-    SPINFER_UNROLL
     for (int t = 0; t < 4; t++) {
-        uint32_t       top[4], bottom[4], e[4];
         spinfer_frag_a a;
-        spinfer_shared_u32x4(t < 3 ? (read ^ (16 * ((t + 1) / 2 % 2))) + 64 * (t + 1) : behind, e);
-        spinfer_quad_load(next->place[0], next->bits[0], top);
-        spinfer_quad_load(next->place[1], next->bits[1], bottom);
-        spinfer_quad_locate(e[0], e[1], l->quad, &next->place[0], &next->bits[0]);
-        spinfer_quad_locate(e[2], e[3], l->quad, &next->place[1], &next->bits[1]);
-        a.r[0] = spinfer_pack(top[0], top[1]);
-        a.r[1] = spinfer_pack(bottom[0], bottom[1]);
-        a.r[2] = spinfer_pack(top[2], top[3]);
-        a.r[3] = spinfer_pack(bottom[2], bottom[3]);
+        if (t % tiles == 0) {
+            SPINFER_UNROLL
+            for (int f = 0; f < n_frags; f++)
+                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
+        }
+        spinfer_decode_located(t < 3 ? spinfer_table_entry(read, t + 1) : behind, l, next, &a);
         SPINFER_UNROLL
-        for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[t * n_frags + f], &a, &x_frags[f]);
+        for (int f = 0; f < n_frags; f++)
+            spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
     }
 }
 
-/* spinfer_multiply_record() : sums += record * X, two slabs. As a loop, which saves registers, but for 16 tokens: there
- * straight code fits and is 2 % faster (H200). */
-SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                            spinfer_frag_b *x_frags, const spinfer_lane *l, uint32_t x,
-                                            uint32_t x_stride)
+/* spinfer_multiply_stage() : sums += the warp's rows of a stage of `count` records * X. As a loop, which saves
+ * registers, but for 16 tokens: there straight code fits and is 2 % faster (H200). */
+SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int team, const int n_frags,
+                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
+                                           uint32_t count, uint32_t x)
 {
     spinfer_located next;
     const uint32_t  read = l->read;
     spinfer_locate_tc_tile(read, l, &next);
-    if (n_frags == 2) {
-        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read, read + 256, x, x_stride);
-        spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256, read, x + 32, x_stride);
+    if (team == 1 && n_frags == 2) {
+        spinfer_multiply_half(dtype, 4, n_frags, sums, x_frags, l, &next, read, read + 256, x);
+        spinfer_multiply_half(dtype, 4, n_frags, sums, x_frags, l, &next, read + 256, read, x ^ 32);
     } else {
         SPINFER_NO_UNROLL
-        for (uint32_t slab = 0; slab < 2; slab++, x += 32)
-            spinfer_multiply_slab(dtype, n_frags, sums, x_frags, l, &next, read + 256 * slab, read + 256 - 256 * slab,
-                                  x, x_stride);
+        for (uint32_t half = 0; half < 2; half++) {
+            if (team > 1 && half * (uint32_t)team >= 2 * count) break;
+            spinfer_multiply_half(dtype, 4 / team, n_frags, sums, x_frags, l, &next, read + 256 * half,
+                                  read + 256 - 256 * half, x);
+            x = team < 4 ? x ^ (uint32_t)(32 * team) : x + (uint32_t)(1024 * n_frags); /* the next box */
+        }
     }
+}
+
+/* A barrier of the warps of a team; teams count from 0. */
+SPINFER_DEVICE void spinfer_team_barrier(const int team_warps, uint32_t team)
+{
+    if (team_warps == 1)
+        __syncwarp();
+    else
+        asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 * team_warps) : "memory");
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
- * into a slot. `parts` warps (`part` = 0, 1, ..) share the rows; the arrivals of the 32 lanes of part 0 and the bytes
- * complete the slot's `full` barrier. Columns from K up to a whole GroupTile become zeros, because 0 * NaN is no zero.
- * Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
+ * into a slot. `parts` warps (`part` = 0, 1, ..) share the boxes if the copy engine does it, otherwise part 0 does all;
+ * the arrivals of the 32 lanes of part 0 and the bytes complete the slot's `full` barrier. What lies outside of X becomes
+ * zeros, because 0 * NaN is no zero. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                     uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
 {
-    const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols,
-                   stride = args->layout.x_stride;
-    const uint32_t rows = args->n - block->token < tokens ? args->n - block->token : tokens;
-    const uint32_t groups = block->cols - col < x_cols ? block->cols - col : x_cols;
-    const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* first column of X and how many there are */
-    const uint32_t width =
-        args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
-    const uint32_t  to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
-    const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
-    const int       aligned = ((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0;
+    const uint32_t tokens = (uint32_t)args->plan.tokens;
+    const uint32_t boxes = (spinfer_min(block->cols - col, (uint32_t)args->plan.x_cols) + 1) / 2;
+    const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* column of X */
+    const uint32_t to = smem + args->layout.x + slot * args->layout.x_piece, full = smem + args->layout.x_full + 8 * slot;
 
 #if SPINFER_HAS_BULK_COPY
-    if (aligned) { /* a lane copies whole rows; the instruction takes the lanes one by one, so several warps help */
-        SPINFER_NO_UNROLL
-        for (uint32_t row = part + parts * lane; row < rows; row += parts * 32)
-            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+    if (args->x_tensor) {
+        if (part == 0) spinfer_mbarrier_arrive_expect(full, lane == 0 ? boxes * tokens * 128 : 0);
+        const uint32_t i = part + parts * lane; /* the instruction takes the lanes one by one, so several warps help */
+        if (i < boxes)
+            spinfer_tensor_copy(to + i * tokens * 128, args->x_map, first + i * SPINFER_X_BOX, block->token, full);
+        return;
     }
 #endif
     if (part > 0) return;
-    if (aligned) {
-        SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32) SPINFER_NO_UNROLL
-        for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
-            spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
-#if SPINFER_HAS_BULK_COPY
-        spinfer_mbarrier_arrive_expect(full, lane == 0 ? rows * 2 * width : 0);
-#else
-        SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
-        for (uint32_t at = 8 * lane; at < width; at += 256)
-            spinfer_cp_async_16(to + row * stride + 2 * at, from + row * args->ldx + at, 16);
-        spinfer_cp_async_arrive(full);
-#endif
-    } else {
-        SPINFER_NO_UNROLL
-        for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
-        for (uint32_t at = lane; at < groups * SPINFER_GROUP_COLS; at += 32)
-            spinfer_shared_store_u16(to + row * stride + 2 * at, at < width ? from[row * args->ldx + at] : (uint16_t)0);
-        spinfer_mbarrier_arrive(full);
+    const int aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
+    SPINFER_NO_UNROLL
+    for (uint32_t i = lane; i < boxes * tokens * 8; i += 32) { /* 16 bytes of a token */
+        const uint32_t  token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8, place = to + spinfer_x_place(tokens, c, token);
+        const uint32_t  valid = block->token + token < args->n && first + c < args->W.cols ? spinfer_min(args->W.cols - (first + c), 8) : 0;
+        const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
+        if (aligned) {
+            spinfer_cp_async_16(place, from, 2 * valid);
+        } else {
+            SPINFER_NO_UNROLL
+            for (uint32_t k = 0; k < 8; k++) spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
+        }
     }
+    if (aligned)
+        spinfer_cp_async_arrive(full);
+    else
+        spinfer_mbarrier_arrive(full);
 }
 
-/* spinfer_compute_warp() : all records of one warp. */
-SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
-                                         spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
+/* spinfer_compute_warp() : all records of one team, and of them the rows of one warp. */
+SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                         spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
                                          const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
+    const uint32_t      records = (uint32_t)team_warps; /* of a stage */
     const uint32_t stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
-    const uint32_t warp = block->strip * warps_k + block->part, warps = (uint32_t)plan->strips * warps_k;
-    const uint32_t x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t team = block->strip * warps_k + block->part, warp = team * records + block->member;
+    const uint32_t warps = (uint32_t)plan->strips * warps_k * records, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
-    const uint32_t     barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
-    const uint32_t     x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
-    const uint32_t     ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
-    uint32_t           at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
-    uint32_t           parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
+    const uint32_t barriers = smem + 8 * team * stages, ring = smem + layout.rings + team * stages * layout.stage;
+    const uint32_t step = records * warps_k; /* from stage to stage of a team, in GroupTile columns */
+    const uint32_t x_lane = smem + layout.x + spinfer_x_place(8, lane % 4 / 2 * 8, spinfer_x_token(lane / 4)) + lane % 2 * 8;
+    const uint32_t ring_end = ring + stages * layout.stage;
+    uint32_t       at = ring, barrier = barriers, owner = 0, x_slot = 0, col = records * block->part;
+    uint32_t       parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
     const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
     spinfer_stream  stream;
 
     stream.begin = stream.end = 0;
-    stream.offsets = first + block->part + warps_k * lane;
+    stream.offsets = first + col + step * (lane / records) + lane % records;
     spinfer_stream_load(&stream, first + cols);
-    if (lane < stages) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+    if (block->member == 0 && lane < stages)
+        spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
     if (warp == 0 && lane < x_pieces) {
         spinfer_mbarrier_init(smem + layout.x_full + 8 * lane, 32);
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * lane, 32 * warps);
@@ -999,10 +1072,11 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     spinfer_mbarrier_fence();
     __syncthreads(); /* the barriers are ready for all */
 
-    /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the
+    /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, warp, warps, lane);
-    if (col < cols) spinfer_stream_fetch(&stream, args->W.data, ring, barriers, 0, lane);
+    if (block->member == 0 && col < cols)
+        spinfer_stream_fetch(team_warps, &stream, args->W.data, ring, barriers, 0, spinfer_min(cols - col, records), lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
@@ -1010,30 +1084,41 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++)
         spinfer_fetch_x(args, block, smem, i * x_cols, i, (warp + i) % warps, warps, lane);
     SPINFER_NO_UNROLL
-    for (uint32_t i = 1; i < stages && col + i * warps_k < cols; i++)
-        spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
+    for (uint32_t i = 1; block->member == 0 && i < stages && col + i * step < cols; i++)
+        spinfer_stream_fetch(team_warps, &stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i * records,
+                             spinfer_min(cols - (col + i * step), records), lane);
 
-    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
+    const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + 512 * warp, block->member, lane);
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
-        uint32_t       x = x_lane + x_slot * (uint32_t)plan->tokens * layout.x_stride;
+        const uint32_t x_piece = x_lane + x_slot * layout.x_piece;
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, parity >> 1);
         SPINFER_NO_UNROLL
-        for (; col < end; col += warps_k, x += 64 * warps_k) {
-            const uint32_t record = at + 16 * (__shfl_sync(0xffffffffu, stream.begin, (int)owner) % 8);
-            if (lane == owner) {
+        for (; col < end; col += step) {
+            const uint32_t x =
+                (x_piece + (col - piece) / 2 * (uint32_t)(1024 * n_frags)) ^ (team_warps == 1 ? (col - piece) % 2 * 64 : 0);
+            const uint32_t count = spinfer_min(cols - col, records);
+            const uint32_t begin = __shfl_sync(0xffffffffu, stream.begin, (int)owner);
+            uint32_t       record = at + 16 * (begin % 8); /* of this lane's scan */
+            if (team_warps > 1) {
+                const uint32_t r = lane / (32 / records);
+                record += 16 * (__shfl_sync(0xffffffffu, stream.begin, (int)(owner + r)) - begin);
+                if (r >= count) record = 0;
+            }
+            if (lane - owner < records) {
                 stream.offsets += 32 * warps_k;
                 spinfer_stream_load(&stream, first + cols);
             }
             spinfer_mbarrier_wait(barrier, parity & 1);
-            spinfer_scan_record(record, &l);
+            spinfer_scan_stage(record, &l);
             __syncwarp(); /* the table is complete */
-            spinfer_multiply_record(dtype, n_frags, sums, x_frags, &l, x, layout.x_stride);
-            __syncwarp(); /* all lanes have read stage and table */
-            if (col + ahead < cols)
-                spinfer_stream_fetch(&stream, args->W.data, at, barrier, (owner + stages) % 32, lane);
-            owner = (owner + 1) % 32;
+            spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
+            spinfer_team_barrier(team_warps, team); /* all lanes have read stage and table */
+            if (block->member == 0 && col + stages * step < cols)
+                spinfer_stream_fetch(team_warps, &stream, args->W.data, at, barrier, (owner + stages * records) % 32,
+                                     spinfer_min(cols - (col + stages * step), records), lane);
+            owner = (owner + records) % 32;
             at += layout.stage;
             barrier += 8;
             if (at == ring_end) at = ring, barrier = barriers, parity ^= 1;
@@ -1163,27 +1248,29 @@ SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spm
  * Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u / (tokens / 2), tokens
  * 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others send. It waits for blocks
  * that come before it in the grid only; those have started when it starts. */
-SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
-                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                   const spinfer_frag_c *sums, const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
-    const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part;
+    const uint32_t team = block->strip * warps_k + block->part, tiles = 4 / (uint32_t)team_warps;
+    const uint32_t warps = strips * warps_k * (uint32_t)team_warps, warp = team * (uint32_t)team_warps + block->member;
     const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
     const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
     const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    const uint32_t own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
+    const uint32_t own = rings + team * stride + 64 * tiles * block->member + 4 * (lane / 4) +
+                         spinfer_x_token(2 * (lane % 4)) * SPINFER_SUMS_STRIDE;
     float         *partials = args->partials + ((uint64_t)block->id * (splits - 1) * units * 32 + lane) * 4;
 
     if (stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     SPINFER_UNROLL
-    for (int f = 0; f < 4 * n_frags; f++) {
+    for (int f = 0; f < 4 / team_warps * n_frags; f++) {
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++)
-            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + r % 2) * SPINFER_SUMS_STRIDE +
+            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + 4 * (r % 2)) * SPINFER_SUMS_STRIDE +
                                          (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
                                      sums[f].r[r]);
     }
@@ -1208,20 +1295,21 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
 
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
-SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
+SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                       spinfer_frag_c *sums,
                                        spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
                                        uint3 thread, uint3 index, uint32_t row_groups)
 {
-    const spinfer_block block = spinfer_block_init(args, thread, index, row_groups);
+    const spinfer_block block = spinfer_block_init(team_warps, args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
     const uint32_t      lane = spinfer_pin(thread.x, thread.x);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
     SPINFER_UNROLL
-    for (int f = 0; f < 4 * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
-    spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, lane);
-    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, lane);
+    for (int f = 0; f < 4 / team_warps * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
+    spinfer_compute_warp(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
+    spinfer_reduce(dtype, team_warps, n_frags, sums, args, &block, smem, lane);
 }
 
 #endif /* __CUDA_ARCH__ */
@@ -1241,17 +1329,17 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 
 /* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS warps. */
 #ifdef __CUDA_ARCH__
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                    \
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                    \
     SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
         name(const __grid_constant__ spinfer_spmm_args args)                                                           \
     {                                                                                                                  \
-        spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                       \
+        spinfer_frag_c      sums[4 / (TEAM) * (N_FRAGS)];                                                                       \
         spinfer_frag_b      x_frags[N_FRAGS];                                                                          \
-        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, threadIdx, blockIdx,              \
+        spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, threadIdx, blockIdx,              \
                            gridDim.x);                                                                                 \
     }
 #else
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, N_FRAGS, MAX_WARPS)                                                    \
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                    \
     SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
         name(const __grid_constant__ spinfer_spmm_args args)                                                           \
     {                                                                                                                  \
@@ -1263,14 +1351,14 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 /* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and
  * dispatches. The number of warps bounds the registers of a thread: 72, 72, 128, 255. */
 #define SPINFER_SPMM_VARIANTS(X)                                                                                       \
-    X(fp16_n8, SPINFER_FP16, 8, 1, 28)                                                                                 \
-    X(fp16_n16, SPINFER_FP16, 16, 2, 28)                                                                               \
-    X(fp16_n32, SPINFER_FP16, 32, 4, 16)                                                                               \
-    X(fp16_n64, SPINFER_FP16, 64, 8, 8)                                                                                \
-    X(bf16_n8, SPINFER_BF16, 8, 1, 28)                                                                                 \
-    X(bf16_n16, SPINFER_BF16, 16, 2, 28)                                                                               \
-    X(bf16_n32, SPINFER_BF16, 32, 4, 16)                                                                               \
-    X(bf16_n64, SPINFER_BF16, 64, 8, 8)
+    X(fp16_n8, SPINFER_FP16, 8, 1, 1, 28)                                                                                 \
+    X(fp16_n16, SPINFER_FP16, 16, 1, 2, 28)                                                                               \
+    X(fp16_n32, SPINFER_FP16, 32, 2, 4, 28)                                                                               \
+    X(fp16_n64, SPINFER_FP16, 64, 2, 8, 16)                                                                                \
+    X(bf16_n8, SPINFER_BF16, 8, 1, 1, 28)                                                                                 \
+    X(bf16_n16, SPINFER_BF16, 16, 1, 2, 28)                                                                               \
+    X(bf16_n32, SPINFER_BF16, 32, 2, 4, 28)                                                                               \
+    X(bf16_n64, SPINFER_BF16, 64, 2, 8, 16)
 
 #endif /* SPINFER_CUH */
 
@@ -1283,39 +1371,45 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 #if (defined(SPINFER_IMPLEMENTATION) || defined(SPINFER_STATIC)) && !defined(SPINFER_IMPLEMENTED) && defined(__CUDACC__)
 #define SPINFER_IMPLEMENTED
 
-#define SPINFER_STAMP(tag, dtype, tokens, n_frags, max_warps)                                                          \
-    SPINFER_DEFINE_SPMM_KERNEL(spinfer_spmm_##tag, dtype, n_frags, max_warps)
+#define SPINFER_STAMP(tag, dtype, tokens, team, n_frags, max_warps)                                                          \
+    SPINFER_DEFINE_SPMM_KERNEL(spinfer_spmm_##tag, dtype, team, n_frags, max_warps)
 SPINFER_SPMM_VARIANTS(SPINFER_STAMP)
 #undef SPINFER_STAMP
 
 #ifndef __CUDACC_RTC__
 
+#include <cudaTypedefs.h> /* CUtensorMap */
+
 typedef void (*spinfer_spmm_kernel)(spinfer_spmm_args);
 
 /* The stamped kernel for a dtype and a number of tokens, or NULL; and its most compute warps. */
-static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *max_warps)
+static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *team, int *max_warps)
 {
-#define SPINFER_CASE(tag, DTYPE, TOKENS, n_frags, MAX_WARPS)                                                           \
+#define SPINFER_CASE(tag, DTYPE, TOKENS, TEAM, n_frags, MAX_WARPS)                                                           \
     if (dtype == (uint32_t)(DTYPE) && tokens == (TOKENS)) {                                                            \
         *max_warps = (MAX_WARPS);                                                                                      \
+        *team = (TEAM);                                                                                                \
         return spinfer_spmm_##tag;                                                                                     \
     }
     SPINFER_SPMM_VARIANTS(SPINFER_CASE)
 #undef SPINFER_CASE
-    *max_warps = 0;
+    *max_warps = *team = 0;
     return NULL;
 }
 
 static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
 {
-    int max_warps = 0;
-    if (!spinfer_detail_kernel(W->dtype, plan->tokens, &max_warps)) return SPINFER_ERR_PLAN;
+    int team, max_warps;
+    if (!spinfer_detail_kernel(W->dtype, plan->tokens, &team, &max_warps) || plan->team != team)
+        return SPINFER_ERR_PLAN;
+    max_warps /= team;
     if (plan->strips < 1 || plan->strips > max_warps || plan->warps_k < 1 || plan->warps_k > max_warps / plan->strips)
         return SPINFER_ERR_PLAN;
     if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
-    if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % plan->warps_k) return SPINFER_ERR_PLAN;
+    if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % (plan->warps_k * plan->team) ||
+        (plan->x_cols % 2 && plan->x_pieces > 1)) return SPINFER_ERR_PLAN;
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
     if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
@@ -1329,10 +1423,12 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
+    const int step = plan->warps_k * plan->team;
     int       per_piece;
     plan->stages = 2;
-    for (per_piece = plan->warps_k < 16 ? 16 / plan->warps_k : 1; per_piece >= 1; per_piece /= 2) {
-        plan->x_cols = per_piece * plan->warps_k;
+    for (per_piece = step < 16 ? 16 / step : 1; per_piece >= 1; per_piece /= 2) {
+        plan->x_cols = per_piece * step;
+        if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
         while (plan->x_pieces > 2 && spinfer_smem_layout(plan, W->max_record).total > limit) plan->x_pieces--;
@@ -1408,18 +1504,18 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     memset(&p, 0, sizeof p);
     best = p;
     p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
-    spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
+    spinfer_detail_kernel(W->dtype, p.tokens, &p.team, &max_warps);
     if (device->compute / 10 != 9 && max_warps > 16) max_warps = 16; /* SPINFER_BLOCK_WARPS */
     max_splits = spinfer_col_groups(W->cols) < 26 ? (int)spinfer_col_groups(W->cols) : 26;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
         for (p.strips = 1;
              p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows));
              p.strips++) {
-            for (p.warps_k = 1; p.warps_k * p.strips <= max_warps; p.warps_k++) {
+            for (p.warps_k = 1; p.warps_k * p.strips * p.team <= max_warps; p.warps_k++) {
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
                     const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
                     double    us;
-                    if (p.strips * p.warps_k * blocks_per_sm > max_warps ||
+                    if (p.strips * p.warps_k * p.team * blocks_per_sm > max_warps ||
                         !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
                         spinfer_detail_check_plan(&p, W, n) != SPINFER_OK)
                         continue;
@@ -1450,6 +1546,24 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
     return SPINFER_OK;
 }
 
+/* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver); the
+ * kernel then copies X by itself. */
+static inline uint32_t spinfer_detail_x_map(void *map, const void *X, size_t cols, size_t n, size_t ldx, int tokens)
+{
+    const cuuint64_t              dims[2] = {cols, n}, strides[1] = {2 * ldx};
+    const cuuint32_t              box[2] = {SPINFER_X_BOX, (cuuint32_t)tokens}, element[2] = {1, 1};
+    void                         *encode = NULL;
+    cudaDriverEntryPointQueryResult found;
+    if ((uintptr_t)X % 16 || ldx % 8 || 2 * ldx >= (size_t)1 << 40) return 0;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+        return 0;
+    return ((PFN_cuTensorMapEncodeTiled_v12000)encode)(
+               (CUtensorMap *)map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, (void *)(uintptr_t)X, dims, strides, box, element,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
                                         size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
                                         size_t workspace_bytes, struct CUstream_st *stream)
@@ -1461,7 +1575,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     cudaLaunchConfig_t  config = {};
     cudaLaunchAttribute launch[1] = {};
     size_t              needed;
-    int                 max_warps;
+    int                 team, max_warps;
     void               *parameters[1];
 
     if (!X || !Y) return SPINFER_ERR_NULL;
@@ -1485,12 +1599,13 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.layout = spinfer_smem_layout(&args.plan, W->max_record);
     config.dynamicSmemBytes = args.layout.total;
     if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
-    kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &max_warps);
+    kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &team, &max_warps);
     if (device.compute < 80) return SPINFER_ERR_ARCH;
     if (device.compute < 90 && args.plan.dependent) return SPINFER_ERR_ARCH;
-    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k > 16) return SPINFER_ERR_PLAN;
+    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k * team > 16) return SPINFER_ERR_PLAN;
     args.W = *W;
     args.X = (const uint16_t *)X;
+    args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
     args.ldy = ldy;
@@ -1504,7 +1619,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
 
     config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows),
                           (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1), (uint32_t)args.plan.splits);
-    config.blockDim = dim3(32, (uint32_t)args.plan.warps_k, (uint32_t)args.plan.strips);
+    config.blockDim = dim3(32, (uint32_t)(args.plan.team * args.plan.warps_k), (uint32_t)args.plan.strips);
     config.stream = stream;
     config.attrs = launch;
     if (args.plan.dependent) {
