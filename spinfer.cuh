@@ -853,7 +853,7 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
-    l.tile = spinfer_pin(l.tile, lane);
+    if (team > 1) l.tile = spinfer_pin(l.tile, lane); /* for teams of one a register is missing */
     l.write = spinfer_pin(l.write, lane);
     l.read = spinfer_pin(l.read, lane);
     l.quad.below = spinfer_pin(l.quad.below, lane);
@@ -888,10 +888,10 @@ SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lan
  * its 4 / team row tiles. Lane i handles one BitmapTile: its two words and where their values begin. `record` is the
  * lane's record, i / (32 / team) of the stage, or 0 if the stage is shorter. Scope: warp; a warp barrier publishes the
  * table. */
-SPINFER_DEVICE void spinfer_scan_stage(uint32_t record, const spinfer_lane *l)
+SPINFER_DEVICE void spinfer_scan_stage(const int team, uint32_t record, const spinfer_lane *l)
 {
     uint32_t word[2] = {0, 0}, before[2], values = 0;
-    if (record) {
+    if (team == 1 || record) {
         spinfer_shared_u32x2(record + SPINFER_RECORD_BITMAPS + 32 * l->tile + 8 * (l->lane % 4), word);
         values = record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(record + 2 * l->tile);
     }
@@ -948,18 +948,33 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
                                           spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x)
 {
-    SPINFER_UNROLL
-    for (int t = 0; t < 4; t++) {
-        spinfer_frag_a a;
-        if (t % tiles == 0) {
+    if (n_frags < 8) { /* X stays in registers for all row tiles .. */
+        SPINFER_UNROLL
+        for (int t = 0; t < 4; t++) {
+            spinfer_frag_a a;
+            if (t % tiles == 0) {
+                SPINFER_UNROLL
+                for (int f = 0; f < n_frags; f++)
+                    spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
+            }
+            spinfer_decode_located(t < 3 ? spinfer_table_entry(read, t + 1) : behind, l, next, &a);
             SPINFER_UNROLL
             for (int f = 0; f < n_frags; f++)
-                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
+                spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
         }
-        spinfer_decode_located(t < 3 ? spinfer_table_entry(read, t + 1) : behind, l, next, &a);
+    } else { /* .. or two row tiles wait for X: for 64 tokens registers are short */
         SPINFER_UNROLL
-        for (int f = 0; f < n_frags; f++)
-            spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
+        for (int t = 0; t < 4; t += 2) {
+            spinfer_frag_a a[2];
+            spinfer_decode_located(spinfer_table_entry(read, t + 1), l, next, &a[0]);
+            spinfer_decode_located(t < 2 ? spinfer_table_entry(read, t + 2) : behind, l, next, &a[1]);
+            SPINFER_UNROLL
+            for (int f = 0; f < n_frags; f++) {
+                spinfer_shared_u32x2((x ^ (uint32_t)(16 * t)) + (uint32_t)(1024 * f), x_frags[0].r);
+                spinfer_mma_m16n8k16(dtype, &sums[f], &a[0], &x_frags[0]);
+                spinfer_mma_m16n8k16(dtype, &sums[n_frags + f], &a[1], &x_frags[0]);
+            }
+        }
     }
 }
 
@@ -1111,7 +1126,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
                 spinfer_stream_load(&stream, first + cols);
             }
             spinfer_mbarrier_wait(barrier, parity & 1);
-            spinfer_scan_stage(record, &l);
+            spinfer_scan_stage(team_warps, record, &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
             spinfer_team_barrier(team_warps, team); /* all lanes have read stage and table */
