@@ -28,7 +28,8 @@ typedef struct options {
     int           list, verify, quiet;
 } options;
 
-/* Tables that are looked up, not multiplied, and the output head, which pruning hurts most. */
+/* Tables that are looked up, not multiplied; and with them the output head, which pruning hurts most. */
+static const patterns embeddings = {{"*embed*", "*wte*", "*wpe*"}, 3};
 static const patterns default_exclude = {{"*embed*", "*wte*", "*wpe*", "*lm_head*"}, 4};
 
 static const char *const help =
@@ -37,7 +38,8 @@ static const char *const help =
     "  convert [options] INPUT OUTPUT      convert all weights, copy everything else\n"
     "  convert --list INPUT                only look\n"
     "\n"
-    "INPUT is a .safetensors file (dense, sparse-bitmask, sparse-24-bitmask or TCA-BME), a model.safetensors.index.json\n"
+    "INPUT is a .safetensors file (dense, sparse-bitmask, sparse-24-bitmask or TCA-BME), a "
+    "model.safetensors.index.json\n"
     "or the folder that holds it, or a 2-D .npy file. OUTPUT is one .safetensors file, or .npy for a single dense\n"
     "matrix. It is written beside its final place and renamed when it is complete: either all of it is there or what\n"
     "was there before.\n"
@@ -62,7 +64,8 @@ static const char *const help =
     "\n"
     "what to show\n"
     "  --list             a table: tensor, shape, type, zeros, encoded size; writes nothing\n"
-    "  --predict GB/s     bytes for each token and the best possible speed-up at this memory bandwidth; writes nothing\n"
+    "  --predict GB/s     bytes for each token and the best possible speed-up at this memory bandwidth; writes "
+    "nothing\n"
     "  --verify           read the output again and compare with the input bit for bit before it gets its name\n"
     "  --quiet            no progress, no summary\n"
     "  --help             this text\n"
@@ -85,10 +88,12 @@ static inline int matches(const patterns *p, const char *name)
     return 0;
 }
 
-static inline int is_wanted(const options *o, const char *name)
+/* What is encoded already was wanted before, so the default does not hold for it. */
+static inline int is_wanted(const options *o, const char *name, int is_encoded)
 {
     if (matches(&o->exclude, name)) return 0;
-    return o->include.count ? matches(&o->include, name) : !matches(&default_exclude, name);
+    if (o->include.count) return matches(&o->include, name);
+    return is_encoded || !matches(&default_exclude, name);
 }
 
 static inline double parse_number(const char *option, const char *text, double least, double most)
@@ -126,11 +131,16 @@ static inline int parse_flag(options *o, const char *option)
         fputs(help, stdout);
         exit(0);
     }
-    if (strcmp(option, "--decode") == 0) o->to = TO_DENSE;
-    else if (strcmp(option, "--list") == 0) o->list = 1;
-    else if (strcmp(option, "--verify") == 0) o->verify = 1;
-    else if (strcmp(option, "--quiet") == 0) o->quiet = 1;
-    else return 0;
+    if (strcmp(option, "--decode") == 0)
+        o->to = TO_DENSE;
+    else if (strcmp(option, "--list") == 0)
+        o->list = 1;
+    else if (strcmp(option, "--verify") == 0)
+        o->verify = 1;
+    else if (strcmp(option, "--quiet") == 0)
+        o->quiet = 1;
+    else
+        return 0;
     return 1;
 }
 
@@ -139,14 +149,22 @@ static inline void parse_value(options *o, const char *option, const char *value
 {
     static const char *const targets[] = {"tca-bme", "dense", "bitmask", NULL};
     static const char *const dtypes[] = {"fp16", "bf16", NULL}, *const prunings[] = {"magnitude", "rows", NULL};
-    if (strcmp(option, "--to") == 0) o->to = (target)parse_word(option, value, targets);
-    else if (strcmp(option, "--dtype") == 0) o->dtype = parse_word(option, value, dtypes) ? SPINFER_BF16 : SPINFER_FP16;
-    else if (strcmp(option, "--prune") == 0) o->prune = parse_word(option, value, prunings) ? PRUNE_ROWS : PRUNE_TENSOR;
-    else if (strcmp(option, "--sparsity") == 0) o->sparsity = parse_number(option, value, 0, 1);
-    else if (strcmp(option, "--threshold") == 0) o->threshold = parse_number(option, value, 0, 1);
-    else if (strcmp(option, "--predict") == 0) o->bandwidth = parse_number(option, value, 1e-3, 1e6);
-    else if (strcmp(option, "--include") == 0) add_pattern(&o->include, value);
-    else add_pattern(&o->exclude, value);
+    if (strcmp(option, "--to") == 0)
+        o->to = (target)parse_word(option, value, targets);
+    else if (strcmp(option, "--dtype") == 0)
+        o->dtype = parse_word(option, value, dtypes) ? SPINFER_BF16 : SPINFER_FP16;
+    else if (strcmp(option, "--prune") == 0)
+        o->prune = parse_word(option, value, prunings) ? PRUNE_ROWS : PRUNE_TENSOR;
+    else if (strcmp(option, "--sparsity") == 0)
+        o->sparsity = parse_number(option, value, 0, 1);
+    else if (strcmp(option, "--threshold") == 0)
+        o->threshold = parse_number(option, value, 0, 1);
+    else if (strcmp(option, "--predict") == 0)
+        o->bandwidth = parse_number(option, value, 1e-3, 1e6);
+    else if (strcmp(option, "--include") == 0)
+        add_pattern(&o->include, value);
+    else
+        add_pattern(&o->exclude, value);
 }
 
 static inline int takes_value(const char *option)

@@ -8,7 +8,10 @@
 
 #include "common.h"
 
-enum { PRUNE_MAGNITUDES = 0x8000 };
+enum {
+    PRUNE_MAGNITUDES = 0x8000,
+    PRUNE_PIECES = 1024 /* of a tensor, for threads */
+};
 
 /* How many of `count` weights a share stands for, rounded to the nearest. */
 static inline uint64_t prune_count(uint64_t count, double share)
@@ -79,6 +82,80 @@ static inline void prune_row(uint16_t *row, size_t cols, uint64_t remove)
     t = prune_find_threshold(lower, 16, coarse.ties);
     t.magnitude += coarse.magnitude << 4;
     prune_below(row, cols, &t);
+}
+
+/* Prunes a share of every row. */
+static inline void prune_rows(uint16_t *dense, size_t rows, size_t cols, double share)
+{
+    const uint64_t remove = prune_count(cols, share);
+    long long      row;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static)
+#endif
+    for (row = 0; row < (long long)rows; row++) prune_row(dense + (size_t)row * cols, cols, remove);
+}
+
+/* Where piece i of a tensor begins, and how long it is. */
+static inline size_t prune_piece(size_t count, int i, size_t *first)
+{
+    const size_t length = count / PRUNE_PIECES + 1;
+    *first = (size_t)i * length < count ? (size_t)i * length : count;
+    return count - *first < length ? count - *first : length;
+}
+
+/* Prunes a share of all weights: counts their magnitudes, then divides the ties between pieces from first to last. */
+static inline void prune_tensor(uint16_t *dense, size_t count, double share)
+{
+    uint64_t       *histogram = (uint64_t *)allocate(PRUNE_MAGNITUDES * sizeof *histogram), ties[PRUNE_PIECES], left;
+    prune_threshold threshold;
+    int             i;
+    memset(histogram, 0, PRUNE_MAGNITUDES * sizeof *histogram);
+#ifdef _OPENMP
+#pragma omp parallel
+#endif
+    {
+        uint64_t *own = (uint64_t *)allocate(PRUNE_MAGNITUDES * sizeof *own);
+        int       m;
+        memset(own, 0, PRUNE_MAGNITUDES * sizeof *own);
+#ifdef _OPENMP
+#pragma omp for schedule(static) nowait
+#endif
+        for (i = 0; i < PRUNE_PIECES; i++) {
+            size_t       first;
+            const size_t length = prune_piece(count, i, &first);
+            prune_count_magnitudes(dense + first, length, own);
+        }
+#ifdef _OPENMP
+#pragma omp critical
+#endif
+        for (m = 0; m < PRUNE_MAGNITUDES; m++) histogram[m] += own[m];
+        free(own);
+    }
+    threshold = prune_find_threshold(histogram, PRUNE_MAGNITUDES, prune_count(count, share));
+    free(histogram);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static)
+#endif
+    for (i = 0; i < PRUNE_PIECES; i++) {
+        size_t       first;
+        const size_t length = prune_piece(count, i, &first);
+        ties[i] = prune_count_ties(dense + first, length, &threshold);
+    }
+    left = threshold.ties;
+    for (i = 0; i < PRUNE_PIECES; i++) {
+        ties[i] = ties[i] < left ? ties[i] : left;
+        left -= ties[i];
+    }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static)
+#endif
+    for (i = 0; i < PRUNE_PIECES; i++) {
+        size_t          first;
+        const size_t    length = prune_piece(count, i, &first);
+        prune_threshold t = threshold;
+        t.ties = ties[i];
+        prune_below(dense + first, length, &t);
+    }
 }
 
 #endif /* SPINFER_EXAMPLES_PRUNE_H */

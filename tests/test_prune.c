@@ -25,46 +25,24 @@ static void prune_by_sorting(uint16_t *weights, size_t count, size_t remove)
     free(order);
 }
 
-/* As the converter prunes a tensor: counted and pruned piece by piece, each piece with its part of the ties. */
-static void prune_in_pieces(uint16_t *weights, size_t count, size_t piece, size_t remove)
-{
-    uint64_t       *histogram = (uint64_t *)allocate(PRUNE_MAGNITUDES * sizeof *histogram), left;
-    prune_threshold t;
-    size_t          i;
-    memset(histogram, 0, PRUNE_MAGNITUDES * sizeof *histogram);
-    for (i = 0; i < count; i += piece)
-        prune_count_magnitudes(weights + i, count - i < piece ? count - i : piece, histogram);
-    t = prune_find_threshold(histogram, PRUNE_MAGNITUDES, remove);
-    left = t.ties;
-    for (i = 0; i < count; i += piece) {
-        const size_t   length = count - i < piece ? count - i : piece;
-        const uint64_t ties = prune_count_ties(weights + i, length, &t);
-        t.ties = ties < left ? ties : left;
-        left -= t.ties;
-        prune_below(weights + i, length, &t);
-    }
-    CHECK(left == 0);
-    free(histogram);
-}
-
 /* `distinct` bit patterns only: few of them make many ties, NaNs and zeros of both signs among them. */
 static void check(size_t count, size_t distinct, double share, uint64_t seed)
 {
     const size_t remove = (size_t)prune_count(count, share);
     uint16_t    *weights = (uint16_t *)allocate_fenced(2 * count), *expected = (uint16_t *)allocate(2 * count);
-    uint16_t    *pieces = (uint16_t *)allocate_fenced(2 * count);
+    uint16_t    *tensor = (uint16_t *)allocate_fenced(2 * count);
     size_t       i;
     for (i = 0; i < count; i++) weights[i] = (uint16_t)random_bits(seed, random_bits(seed + 1, i) % distinct);
     for (i = 0; i < count; i += 7) weights[i] &= 0x8000u;
     memcpy(expected, weights, 2 * count);
-    memcpy(pieces, weights, 2 * count);
+    memcpy(tensor, weights, 2 * count);
     prune_by_sorting(expected, count, remove);
-    prune_row(weights, count, remove);
-    prune_in_pieces(pieces, count, 1 + count / 3, remove);
+    prune_rows(weights, 1, count, share);
+    prune_tensor(tensor, count, share);
     CHECK(memcmp(weights, expected, 2 * count) == 0);
-    CHECK(memcmp(pieces, expected, 2 * count) == 0);
+    CHECK(memcmp(tensor, expected, 2 * count) == 0);
     free_fenced(weights, 2 * count);
-    free_fenced(pieces, 2 * count);
+    free_fenced(tensor, 2 * count);
     free(expected);
 }
 
