@@ -427,9 +427,9 @@ static int compare_rows(converter *cv, const source *a, const source *b, int is_
     return ok;
 }
 
-static int verify_weight(converter *cv, const item *it, const outcome *r, checkpoint *out, const item *other)
+static int verify_weight(converter *cv, const item *it, const outcome *r, checkpoint *out, const item *other,
+                         int is_pruned)
 {
-    const int is_pruned = r->is_pruned || (cv->o->to == TO_DENSE && cv->o->prune != PRUNE_NOTHING);
     source    a, b;
     uint64_t  kept = 0;
     int       ok;
@@ -449,10 +449,11 @@ static int verify_weight(converter *cv, const item *it, const outcome *r, checkp
 static int verify_item(converter *cv, const item *it, const outcome *r, checkpoint *out, const options *all)
 {
     const safetensors_tensor *same = it->tensor ? safetensors_find(&out->model, it->tensor->name) : NULL;
+    const int                 is_pruned = r->is_pruned || (cv->o->to == TO_DENSE && cv->o->prune != PRUNE_NOTHING);
     item                      other;
     int                       found, ok;
-    if (same && (it->kind == ITEM_OTHER || same->dtype == it->tensor->dtype) &&
-        !(cv->o->to == TO_DENSE && cv->o->prune))
+    if (it->kind == ITEM_OTHER && !same) return fail(&cv->error, it->name, "is not in the output");
+    if (it->kind == ITEM_OTHER || (same && same->dtype == it->tensor->dtype && !is_pruned))
         return compare_bytes(cv, it->tensor, out, same);
     found = find_item(out, it->name, all, &other, &cv->error);
     if (found < 0) return 0;
@@ -462,7 +463,7 @@ static int verify_item(converter *cv, const item *it, const outcome *r, checkpoi
         other.cols = it->cols;
         other.dtype = dtype_16(other.tensor->dtype, it->dtype);
     }
-    ok = found ? verify_weight(cv, it, r, out, &other) : fail(&cv->error, it->name, "is not in the output");
+    ok = found ? verify_weight(cv, it, r, out, &other, is_pruned) : fail(&cv->error, it->name, "is not in the output");
     if (found) free(other.name);
     return ok;
 }
@@ -482,7 +483,7 @@ static int verify_output(converter *cv, const char *path)
     for (i = 0, ok = 1; ok && i < cv->in.count; i++) {
         show_progress(cv, i);
         ok = is_npy(path) ? !is_weight(&cv->in.items[i]) ||
-                                verify_weight(cv, &cv->in.items[i], &cv->outcomes[i], &out, &out.items[0])
+                                verify_weight(cv, &cv->in.items[i], &cv->outcomes[i], &out, &out.items[0], 0)
                           : verify_item(cv, &cv->in.items[i], &cv->outcomes[i], &out, &all);
         cv->bytes_done += cv->in.items[i].bytes;
     }
