@@ -8,6 +8,9 @@
 #endif
 
 #include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include "convert_guard.h"
 #include "convert_model.h"
@@ -17,11 +20,16 @@
 typedef struct outcome {
     int            is_encoded; /* it is one of those that are TCA-BME or a bitmask in the output */
     int            is_pruned;
+    spinfer_sizes  sizes;   /* encoded, of any weight that was looked at                                      */
     spinfer_matrix W;       /* for TCA-BME: its offsets wait here for their place in the file; W.data is gone */
-    uint32_t      *offsets; /* W.offsets, if they are this one's to free */
-    uint64_t       kept;    /* weights that are not zero                                                      */
-    uint64_t       bytes;   /* encoded                                                                        */
+    uint32_t      *offsets; /* W.offsets, if this owns them                                                   */
 } outcome;
+
+/* Memory for one weight after another: fresh pages from the system cost more than encoding into them. */
+typedef struct buffer {
+    void  *memory;
+    size_t bytes;
+} buffer;
 
 typedef struct converter {
     const options     *o;
@@ -29,8 +37,7 @@ typedef struct converter {
     outcome           *outcomes; /* [in.count] */
     safetensors_writer out;
     safetensors_error  error;
-    uint16_t          *dense; /* [dense_count], the weight under way */
-    size_t             dense_count;
+    buffer             dense, data; /* of the weight under way */
     double             begin, seconds;
     uint64_t           bytes, bytes_done;
     int                is_shown; /* a progress line stands on the terminal */
@@ -45,15 +52,28 @@ static double seconds(void)
 
 /* ---- Progress -------------------------------------------------------------------------------- */
 
-static void show_progress(converter *cv, size_t number)
+/* Threads that start and wait for each other cost more than a small weight. */
+static void choose_threads(const item *it)
+{
+#ifdef _OPENMP
+    static int all;
+    if (!all) all = omp_get_max_threads();
+    omp_set_num_threads((uint64_t)it->rows * it->cols < (uint64_t)1 << 20 ? 1 : all);
+#else
+    (void)it;
+#endif
+}
+
+static void start_item(converter *cv, size_t number)
 {
     const item  *it = &cv->in.items[number];
     const double time = seconds() - cv->begin, gigabytes = 1e-9 * (double)cv->bytes_done;
-    current_item = it->name;
+    choose_threads(it);
+    printable(it->name, current_item, sizeof current_item);
     if (cv->o->quiet || !isatty(STDERR_FILENO)) return;
     fprintf(stderr, "\r\033[K%3.0f %%  %.2f of %.2f GB  %.2f GB/s  %.60s",
             cv->bytes ? 100 * (double)cv->bytes_done / (double)cv->bytes : 0, gigabytes, 1e-9 * (double)cv->bytes,
-            time > 0 ? gigabytes / time : 0, it->name);
+            time > 0 ? gigabytes / time : 0, current_item);
     cv->is_shown = 1;
 }
 
@@ -67,10 +87,22 @@ static void end_progress(converter *cv)
 
 static int is_npy(const char *path) { return ends_in(path, ".npy"); }
 
-static double zeros_share(const item *it, uint64_t kept)
+static void *reserve(buffer *b, size_t bytes)
 {
-    return 1 - (double)kept / ((double)it->rows * (double)it->cols);
+    if (bytes > b->bytes) {
+        free(b->memory);
+        b->memory = allocate(bytes);
+        b->bytes = bytes;
+    }
+    return b->memory;
 }
+
+static double zeros_share(const item *it, const outcome *r)
+{
+    return 1 - (double)r->sizes.nnz / ((double)it->rows * (double)it->cols);
+}
+
+static double encoded_bytes(const outcome *r) { return (double)(r->sizes.offsets_bytes + r->sizes.data_bytes); }
 
 /* Rounding to fp16 may have made a large fp32 weight infinite. */
 static int check_range(converter *cv, const item *it, const uint16_t *dense)
@@ -96,12 +128,7 @@ static uint16_t *load_dense(converter *cv, source *s, pruning prune)
     const size_t count = (size_t)it->rows * it->cols;
     uint16_t    *dense = s->dense;
     if (!dense) {
-        if (count > cv->dense_count) {
-            free(cv->dense);
-            cv->dense = (uint16_t *)allocate(2 * count);
-            cv->dense_count = count;
-        }
-        dense = cv->dense;
+        dense = (uint16_t *)reserve(&cv->dense, 2 * count);
         if (!read_rows(s, 0, it->rows, dense, &cv->error)) return NULL;
     }
     if (!check_range(cv, it, dense)) return NULL;
@@ -110,38 +137,36 @@ static uint16_t *load_dense(converter *cv, source *s, pruning prune)
     return dense;
 }
 
-/* Fills r->kept and r->bytes. With `encode`, s->W is the encoded weight afterwards, unless it has too few zeros. */
-static int measure(converter *cv, source *s, outcome *r, int encode)
+/* Counts the zeros, and decides whether the weight is to be encoded: fills r->sizes, is_encoded, is_pruned. Its dense
+ * values are in *dense then, if it is not encoded already. */
+static int measure(converter *cv, source *s, outcome *r, uint16_t **dense)
 {
-    const item     *it = s->it;
-    spinfer_sizes   sizes;
-    spinfer_status  status;
-    const uint16_t *dense;
-    uint32_t       *offsets;
-    void           *data;
+    const item    *it = s->it;
+    spinfer_status status;
     if (s->W.data) {
-        status = bitmask_export_sizes(&s->W, &r->kept);
-        r->bytes = spinfer_offsets_bytes(it->rows, it->cols) + s->W.data_bytes;
+        status = bitmask_export_sizes(&s->W, &r->sizes.nnz);
+        r->sizes.offsets_bytes = spinfer_offsets_bytes(it->rows, it->cols);
+        r->sizes.data_bytes = s->W.data_bytes;
         r->is_encoded = 1;
-        return status == SPINFER_OK || fail(&cv->error, it->name, spinfer_status_string(status));
+    } else {
+        *dense = load_dense(cv, s, cv->o->prune);
+        if (!*dense) return 0;
+        status = spinfer_encode_sizes(*dense, it->rows, it->cols, it->cols, &r->sizes);
+        r->is_encoded = zeros_share(it, r) >= cv->o->threshold;
+        r->is_pruned = r->is_encoded && cv->o->prune != PRUNE_NOTHING;
     }
-    dense = load_dense(cv, s, cv->o->prune);
-    if (!dense) return 0;
-    status = spinfer_encode_sizes(dense, it->rows, it->cols, it->cols, &sizes);
-    if (status != SPINFER_OK) return fail(&cv->error, it->name, spinfer_status_string(status));
-    r->kept = sizes.nnz;
-    r->bytes = sizes.offsets_bytes + sizes.data_bytes;
-    r->is_encoded = zeros_share(it, r->kept) >= cv->o->threshold;
-    r->is_pruned = r->is_encoded && cv->o->prune != PRUNE_NOTHING;
-    if (!encode || !r->is_encoded) return 1;
-    offsets = (uint32_t *)allocate((size_t)sizes.offsets_bytes);
-    data = allocate((size_t)sizes.data_bytes);
-    status = spinfer_encode(dense, it->rows, it->cols, it->cols, it->dtype, offsets, sizes.offsets_bytes, data,
-                            sizes.data_bytes, &s->W);
-    if (status == SPINFER_OK) return 1;
-    free(offsets);
-    free(data);
-    return fail(&cv->error, it->name, spinfer_status_string(status));
+    return status == SPINFER_OK || fail(&cv->error, it->name, spinfer_status_string(status));
+}
+
+/* The dense values as r->W, whose offsets are r->offsets and whose data is in cv->data. */
+static int encode(converter *cv, const item *it, const uint16_t *dense, outcome *r)
+{
+    void          *data = reserve(&cv->data, (size_t)r->sizes.data_bytes);
+    spinfer_status status;
+    r->offsets = (uint32_t *)allocate((size_t)r->sizes.offsets_bytes);
+    status = spinfer_encode(dense, it->rows, it->cols, it->cols, it->dtype, r->offsets, r->sizes.offsets_bytes, data,
+                            r->sizes.data_bytes, &r->W);
+    return status == SPINFER_OK || fail(&cv->error, it->name, spinfer_status_string(status));
 }
 
 /* ---- Write ----------------------------------------------------------------------------------- */
@@ -252,23 +277,28 @@ static int write_dense(converter *cv, source *s)
 /* Encodes a weight and writes what comes first in the file: the records, or a whole bitmask. */
 static int write_encoded(converter *cv, const item *it, outcome *r)
 {
-    source s;
-    int    ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, 1);
+    source    s;
+    uint16_t *dense = NULL;
+    int       ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, &dense);
+    if (ok && r->is_encoded) {
+        cv->bytes_done += it->bytes;
+        if (dense)
+            ok = encode(cv, it, dense, r);
+        else
+            r->W = s.W;
+    }
+    if (ok && r->is_encoded && cv->o->to == TO_TCA_BME) ok = tca_bme_write_data(&cv->out, it->name, &r->W, &cv->error);
     if (ok && r->is_encoded && cv->o->to == TO_BITMASK) {
         char *base = bitmask_base(it);
-        ok = bitmask_write(&cv->out, base, &s.W, &cv->error);
+        ok = bitmask_write(&cv->out, base, &r->W, &cv->error);
         free(base);
-    } else if (ok && r->is_encoded) {
-        ok = tca_bme_write_data(&cv->out, it->name, &s.W, &cv->error);
-        r->W = s.W;
-        r->W.data = NULL;
-        if (it->kind != ITEM_TCA_BME) {
-            r->offsets = (uint32_t *)(uintptr_t)s.W.offsets;
-            s.W.offsets = NULL;
-        }
+    }
+    r->W.data = NULL;
+    if (it->kind == ITEM_BITMASK) { /* the offsets have to last */
+        r->offsets = (uint32_t *)(uintptr_t)s.W.offsets;
+        s.W.offsets = NULL;
     }
     close_source(&s);
-    if (r->is_encoded) cv->bytes_done += it->bytes;
     return ok;
 }
 
@@ -301,7 +331,7 @@ static int write_output(converter *cv, const char *path)
     int    pass, ok = safetensors_create(&cv->out, path, header_bytes(cv), &cv->error) && write_metadata(cv);
     for (pass = PASS_ENCODE; ok && pass < PASSES; pass++)
         for (i = 0; ok && i < cv->in.count; i++) {
-            show_progress(cv, i);
+            start_item(cv, i);
             ok = write_item(cv, &cv->in.items[i], &cv->outcomes[i], pass);
         }
     if (ok) return safetensors_commit(&cv->out, &cv->error);
@@ -347,7 +377,7 @@ static int write_npy(converter *cv, const char *path)
         if (is_weight(&cv->in.items[i])) weight = &cv->in.items[i], weights++;
     if (cv->o->to != TO_DENSE || cv->o->prune || weights != 1)
         return fail(&cv->error, path, "a .npy file holds one dense matrix: use --decode, and --include to choose it");
-    show_progress(cv, (size_t)(weight - cv->in.items));
+    start_item(cv, (size_t)(weight - cv->in.items));
     ok = open_source(&s, &cv->in, weight, &cv->error);
     if (ok) {
         file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
@@ -430,9 +460,9 @@ static int compare_rows(converter *cv, const source *a, const source *b, int is_
 static int verify_weight(converter *cv, const item *it, const outcome *r, checkpoint *out, const item *other,
                          int is_pruned)
 {
-    source    a, b;
-    uint64_t  kept = 0;
-    int       ok;
+    source   a, b;
+    uint64_t kept = 0;
+    int      ok;
     if (it->rows != other->rows || it->cols != other->cols || it->dtype != other->dtype)
         return fail(&cv->error, it->name, "type or shape differ between input and output");
     ok = open_source(&a, &cv->in, it, &cv->error);
@@ -441,7 +471,7 @@ static int verify_weight(converter *cv, const item *it, const outcome *r, checkp
         close_source(&b);
     }
     close_source(&a);
-    if (ok && r->is_encoded && kept != r->kept) return fail(&cv->error, it->name, "the number of zeros is wrong");
+    if (ok && r->is_encoded && kept != r->sizes.nnz) return fail(&cv->error, it->name, "the number of zeros is wrong");
     return ok;
 }
 
@@ -481,7 +511,7 @@ static int verify_output(converter *cv, const char *path)
     if (!open_checkpoint(&out, &all, &cv->error)) return 0;
     cv->bytes_done = 0;
     for (i = 0, ok = 1; ok && i < cv->in.count; i++) {
-        show_progress(cv, i);
+        start_item(cv, i);
         ok = is_npy(path) ? !is_weight(&cv->in.items[i]) ||
                                 verify_weight(cv, &cv->in.items[i], &cv->outcomes[i], &out, &out.items[0], 0)
                           : verify_item(cv, &cv->in.items[i], &cv->outcomes[i], &out, &all);
@@ -495,19 +525,19 @@ static int verify_output(converter *cv, const char *path)
 
 static void print_summary(const converter *cv)
 {
-    uint64_t before = 0, after = 0;
-    size_t   i, weights = 0, encoded = 0;
+    double before = 0, after = 0;
+    size_t i, weights = 0, encoded = 0;
     for (i = 0; i < cv->in.count; i++) {
         const item *it = &cv->in.items[i];
         weights += (size_t)is_weight(it);
         if (!cv->outcomes[i].is_encoded) continue;
         encoded++;
-        before += 2 * (uint64_t)it->rows * it->cols;
-        after += cv->outcomes[i].bytes;
+        before += 2.0 * it->rows * it->cols;
+        after += encoded_bytes(&cv->outcomes[i]);
     }
     if (encoded && cv->o->to == TO_TCA_BME)
         printf("%zu of %zu weights encoded: %.3f MB in 16 bits, %.3f MB encoded, %.2f times smaller\n", encoded,
-               weights, 1e-6 * (double)before, 1e-6 * (double)after, (double)before / (double)after);
+               weights, 1e-6 * before, 1e-6 * after, before / after);
     else if (cv->o->to != TO_DENSE)
         printf("%zu of %zu weights encoded\n", encoded, weights);
     if (weights && !encoded && cv->o->to != TO_DENSE)
@@ -532,10 +562,10 @@ static int convert(converter *cv)
     cv->seconds = seconds() - cv->begin;
     if (ok && cv->o->verify) ok = verify_output(cv, path);
     end_progress(cv);
-    current_item = NULL;
+    current_item[0] = 0;
     if (!is_direct) {
         if (ok && rename(path, output) != 0) ok = fail(&cv->error, output, strerror(errno));
-        if (ok && !sync_folder(output)) ok = fail(&cv->error, output, "its folder cannot be synchronised");
+        if (ok && !safetensors_flush_folder(output)) ok = fail(&cv->error, output, "its folder cannot be flushed");
         unlink(path); /* there is none any more if all went well */
         unnamed_output = NULL;
     }
@@ -568,21 +598,23 @@ static traffic token_traffic(const item *it, const outcome *r)
     traffic t;
     t.dense = is_weight(it) ? 2.0 * it->rows * it->cols : (double)it->bytes;
     if (is_embedding(it) && it->tensor->rank == 2 && it->tensor->shape[0]) t.dense /= (double)it->tensor->shape[0];
-    t.encoded = r->is_encoded ? (double)r->bytes : t.dense;
+    t.encoded = r->is_encoded ? encoded_bytes(r) : t.dense;
     return t;
 }
 
 static void print_prediction(const char *name, traffic t, double bandwidth)
 {
+    char         text[SAFETENSORS_MAX_NAME + 8];
     const double per_us = 1e3 * bandwidth; /* bytes */
-    printf("%-56s %12.0f %12.0f %9.1f %9.1f %6.2f\n", name, t.dense, t.encoded, t.dense / per_us, t.encoded / per_us,
+    printable(name, text, sizeof text);
+    printf("%-56s %12.0f %12.0f %9.1f %9.1f %6.2f\n", text, t.dense, t.encoded, t.dense / per_us, t.encoded / per_us,
            t.encoded > 0 ? t.dense / t.encoded : 1);
 }
 
 static void print_item(const item *it, const outcome *r)
 {
     static const char *const kinds[] = {"", "", "npy", "tca-bme ", "bitmask ", "bitmask "};
-    char                     shape[128] = "", type[48];
+    char                     shape[128] = "", type[48], name[SAFETENSORS_MAX_NAME + 8];
     uint32_t                 i;
     int                      used = 0;
     if (it->tensor) {
@@ -595,10 +627,11 @@ static void print_item(const item *it, const outcome *r)
                  it->kind == ITEM_VECTOR ? 0 : it->rows, it->cols);
         snprintf(type, sizeof type, "%s%s", kinds[it->kind], safetensors_dtype_name(file_dtype(it)));
     }
-    printf("%-56s %15s %-13s", it->name, shape, type);
+    printable(it->name, name, sizeof name);
+    printf("%-56s %15s %-13s", name, shape, type);
     if (is_weight(it))
-        printf(" %6.2f %13llu %6.2f%s", 100 * zeros_share(it, r->kept), (unsigned long long)r->bytes,
-               2.0 * it->rows * it->cols / (double)r->bytes, r->is_encoded ? "" : "  stays dense");
+        printf(" %6.2f %13.0f %6.2f%s", 100 * zeros_share(it, r), encoded_bytes(r),
+               2.0 * it->rows * it->cols / encoded_bytes(r), r->is_encoded ? "" : "  stays dense");
     puts("");
 }
 
@@ -618,11 +651,12 @@ static int look(converter *cv)
     for (i = 0; ok && i < cv->in.count; i++) {
         const item *it = &cv->in.items[i];
         outcome    *r = &cv->outcomes[i];
+        uint16_t   *dense;
         traffic     t;
         source      s;
-        show_progress(cv, i);
+        start_item(cv, i);
         if (is_weight(it)) {
-            ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, 0);
+            ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, &dense);
             close_source(&s);
         }
         cv->bytes_done += it->bytes;
@@ -664,7 +698,8 @@ int main(int argc, char **argv)
         if (ok && o.output && !o.quiet) print_summary(&cv);
         for (i = 0; i < cv.in.count; i++) free(cv.outcomes[i].offsets);
         free(cv.outcomes);
-        free(cv.dense);
+        free(cv.dense.memory);
+        free(cv.data.memory);
         close_checkpoint(&cv.in);
     }
     if (!ok) fprintf(stderr, "convert: %s\n", cv.error.text);

@@ -13,8 +13,17 @@
 #include "common.h"
 #include "safetensors.h"
 
-static const char *volatile current_item; /* for the message */
-static char *volatile unnamed_output;     /* complete, but without its final name yet, or NULL */
+static char current_item[128];        /* for the message */
+static char *volatile unnamed_output; /* complete, but without its final name yet, or NULL */
+
+/* A name for people: as much as fits, without control characters, which a terminal might obey. */
+static inline void printable(const char *name, char *text, size_t size)
+{
+    size_t i;
+    for (i = 0; i + 1 < size && name[i]; i++)
+        text[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ? '?' : name[i];
+    text[i] = 0;
+}
 
 static inline void remove_temporaries(void)
 {
@@ -32,7 +41,7 @@ static inline void on_signal(int number)
 {
     remove_temporaries();
     say("\nconvert: interrupted");
-    if (current_item) {
+    if (current_item[0]) {
         say(" at ");
         say(current_item);
     }
@@ -44,12 +53,15 @@ static inline void on_signal(int number)
 static inline void guard(void)
 {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action;
+    struct sigaction action, old;
     size_t           i;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
-    for (i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &action, NULL);
+    for (i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        sigaction(numbers[i], &action, &old);
+        if (numbers[i] == SIGHUP && old.sa_handler == SIG_IGN) signal(SIGHUP, SIG_IGN); /* nohup */
+    }
     signal(SIGXFSZ, SIG_IGN); /* beyond the limit of the file size, write() shall fail like on a full disk */
     atexit(remove_temporaries);
 }
@@ -67,21 +79,6 @@ static inline int write_all(int file, const void *memory, size_t bytes)
         bytes -= (size_t)written;
     }
     return 1;
-}
-
-/* Makes a rename last: the folder of a file, on disk. */
-static inline int sync_folder(const char *path)
-{
-    char *folder = (char *)allocate(strlen(path) + 2), *slash;
-    int   file, ok;
-    strcpy(folder, path);
-    slash = strrchr(folder, '/');
-    strcpy(slash ? slash + 1 : folder, ".");
-    file = open(folder, O_RDONLY);
-    ok = file >= 0 && fsync(file) == 0;
-    if (file >= 0) close(file);
-    free(folder);
-    return ok;
 }
 
 #endif /* SPINFER_EXAMPLES_CONVERT_GUARD_H */

@@ -286,6 +286,8 @@ static inline int read_rows(const source *s, size_t first, size_t count, uint16_
         memcpy(rows, s->dense + first * cols, 2 * count * cols);
         return 1;
     }
+    if (!s->W.data && !s->it->is_fp32) /* nothing to round: pieces as large as they come */
+        return safetensors_read(&s->c->model, s->it->tensor, 2 * first * cols, 2 * count * cols, rows, error);
     if (!s->W.data)
         return tca_bme_read_dense(&s->c->model, s->it->tensor, first * cols, count * cols, s->it->dtype, rows, error);
     status = spinfer_slice_rows(&s->W, first, count, &slice);
