@@ -68,7 +68,7 @@ static inline int bitmask_is_two_of_four(const uint8_t *bytes, uint64_t cols)
 {
     uint64_t col;
     for (col = 0; col < cols; col += 4)
-        if (spinfer_popcount(bytes[col / 8] >> col % 8 & 15u) != 2) return 0;
+        if (spinfer_popcount((uint32_t)bytes[col / 8] >> col % 8 & 15u) != 2) return 0;
     return 1;
 }
 
