@@ -68,7 +68,7 @@ static inline int bitmask_is_two_of_four(const uint8_t *bytes, uint64_t cols)
 {
     uint64_t col;
     for (col = 0; col < cols; col += 4)
-        if (spinfer_popcount(bytes[col / 8] >> col % 8 & 15u) != 2) return 0;
+        if (spinfer_popcount((uint32_t)bytes[col / 8] >> col % 8 & 15u) != 2) return 0;
     return 1;
 }
 
@@ -119,43 +119,70 @@ static inline spinfer_status bitmask_validate(const bitmask_matrix *B, char *why
     return problem || values != B->value_count ? SPINFER_ERR_FORMAT : SPINFER_OK;
 }
 
-/* Takes the values of one bitmask byte, eight columns of a row, that are not zero. Returns the bits that stay; *kept
- * advances by their number, *value by the number of bits of the byte. */
-static inline uint32_t bitmask_take_byte(uint32_t byte, const unsigned char **value, uint16_t **kept)
+/* bitmask_rows : where the 64 rows of a row of GroupTiles stand in the values. */
+typedef struct bitmask_rows {
+    const unsigned char *next[SPINFER_GROUP_ROWS]; /* the next value of each row                  */
+    const unsigned char *end;                      /* of all values of the matrix                 */
+    int                  has_zeros;                /* among the values of these rows, so look out */
+} bitmask_rows;
+
+/* To the beginning of a row of GroupTiles. The values of its rows are one piece. */
+static inline void bitmask_begin_rows(const bitmask_matrix *B, uint64_t row_group, bitmask_rows *rows)
 {
-    const int count = spinfer_popcount(byte);
-    uint32_t  stay = 0, left;
-    uint16_t *out = *kept;
-    int       i;
-    memcpy(out, *value, 2 * (size_t)count);
-    *value += 2 * count;
-    for (i = 0; i < count && (out[i] & 0x7fff); i++) continue;
-    if (i == count) { /* no zero among them, the usual case */
+    const uint64_t first = row_group * SPINFER_GROUP_ROWS, after = first + SPINFER_GROUP_ROWS;
+    const size_t   count =
+        (size_t)((after < B->rows ? bitmask_row_first(B, after) : B->value_count) - bitmask_row_first(B, first));
+    const unsigned char *values = bitmask_row_values(B, first);
+    size_t               i;
+    uint32_t             zeros = 0;
+    for (i = 0; i < SPINFER_GROUP_ROWS && first + i < B->rows; i++) rows->next[i] = bitmask_row_values(B, first + i);
+    rows->end = bitmask_row_values(B, 0) + 2 * B->value_count;
+    for (i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, values + 2 * i, 2);
+        zeros |= (bits & 0x7fffu) == 0;
+    }
+    rows->has_zeros = zeros != 0;
+}
+
+/* Takes the values of one bitmask byte, eight columns of row r, that are not zero. Returns the bits that stay; *kept
+ * advances by their number. Stores up to eight values past *kept. */
+static inline uint32_t bitmask_take_byte(uint32_t byte, bitmask_rows *rows, int r, uint16_t **kept)
+{
+    const int            count = spinfer_popcount(byte);
+    const unsigned char *value = rows->next[r];
+    uint32_t             stay = 0, left;
+    rows->next[r] += 2 * count;
+    if (!rows->has_zeros) {
+        if (rows->end - value >= 16)
+            memcpy(*kept, value, 16); /* a fixed size is two moves instead of a call */
+        else
+            memcpy(*kept, value, 2 * (size_t)count);
         *kept += count;
         return byte;
     }
-    for (i = 0, left = byte; left; left &= left - 1, i++) {
-        const uint16_t bits = (*kept)[i];
+    for (left = byte; left; left &= left - 1, value += 2) {
+        uint16_t bits;
+        memcpy(&bits, value, 2);
         if (!(bits & 0x7fff)) continue;
-        *out++ = bits;
+        *(*kept)++ = bits;
         stay |= left & (0 - left);
     }
-    *kept = out;
     return stay;
 }
 
-/* bitmask_record : what one GroupTile becomes, and where its 64 rows stand in the values. */
+/* bitmask_record : what one GroupTile becomes. */
 typedef struct bitmask_record {
     uint16_t tc_offsets[SPINFER_GROUP_TC_TILES];
     uint64_t bitmaps[SPINFER_GROUP_BITMAP_TILES];
     uint16_t values[SPINFER_GROUP_ELEMENTS + 8];
-    uint32_t bytes;
+    uint32_t nnz;
 } bitmask_record;
 
-/* Builds the record of GroupTile (row_group, group). next[r] is the place of the next value of row r; groups come from
- * left to right, and inside of one every row sees its columns in rising order too. */
-static inline void bitmask_build_record(const bitmask_matrix *B, uint64_t row_group, uint64_t group,
-                                        const unsigned char **next, bitmask_record *record)
+/* Builds the record of GroupTile (row_group, group). Groups come from left to right, and inside of one every row sees
+ * its columns in rising order too, so rows->next only moves forward. */
+static inline void bitmask_build_record(const bitmask_matrix *B, uint64_t row_group, uint64_t group, bitmask_rows *rows,
+                                        bitmask_record *record)
 {
     const size_t   row_bytes = bitmask_row_bytes(B->cols);
     const uint64_t first_row = row_group * SPINFER_GROUP_ROWS, left = B->rows - first_row;
@@ -163,52 +190,79 @@ static inline void bitmask_build_record(const bitmask_matrix *B, uint64_t row_gr
     uint16_t      *kept = record->values;
     int            tile, r;
     for (tile = 0; tile < SPINFER_GROUP_BITMAP_TILES; tile++) {
-        const int      row = spinfer_bitmap_tile_row(tile), col = spinfer_bitmap_tile_col(tile);
-        const size_t   column_byte = (size_t)group * (SPINFER_GROUP_COLS / 8) + (size_t)col / 8;
-        const uint8_t *byte = B->bitmask + (first_row + (uint64_t)row) * row_bytes + column_byte;
-        uint64_t       bits = 0;
+        const int    row = spinfer_bitmap_tile_row(tile), col = spinfer_bitmap_tile_col(tile);
+        const size_t column_byte = (size_t)group * (SPINFER_GROUP_COLS / 8) + (size_t)col / 8;
+        uint64_t     bits = 0;
         if (tile % 4 == 0) record->tc_offsets[tile / 4] = (uint16_t)(kept - record->values);
         if (column_byte < row_bytes)
-            for (r = 0; r < 8 && row + r < height; r++, byte += row_bytes)
-                bits |= (uint64_t)bitmask_take_byte(*byte, &next[row + r], &kept) << 8 * r;
+            for (r = row; r < row + 8 && r < height; r++) {
+                const uint32_t byte = B->bitmask[(first_row + (uint64_t)r) * row_bytes + column_byte];
+                bits |= (uint64_t)bitmask_take_byte(byte, rows, r, &kept) << 8 * (r - row);
+            }
         record->bitmaps[tile] = bits;
     }
+    record->nnz = (uint32_t)(kept - record->values);
     memset(kept, 0, 8 * sizeof *kept);
-    record->bytes = spinfer_record_bytes((uint32_t)(kept - record->values));
 }
 
-/* Where the rows of a row of GroupTiles begin. */
-static inline void bitmask_first_values(const bitmask_matrix *B, uint64_t row_group, const unsigned char **next)
+/* Bits of GroupTile (row_group, group): its number of values where none of them is zero. */
+static inline uint32_t bitmask_count_group(const bitmask_matrix *B, uint64_t row_group, uint64_t group)
 {
-    uint64_t row = row_group * SPINFER_GROUP_ROWS;
-    int      r;
-    for (r = 0; r < SPINFER_GROUP_ROWS && row < B->rows; r++, row++) next[r] = bitmask_row_values(B, row);
+    const size_t   row_bytes = bitmask_row_bytes(B->cols), first_byte = (size_t)group * (SPINFER_GROUP_COLS / 8);
+    const size_t   width = row_bytes - first_byte < 4 ? row_bytes - first_byte : 4;
+    const uint64_t first_row = row_group * SPINFER_GROUP_ROWS;
+    uint64_t       row;
+    uint32_t       count = 0;
+    for (row = first_row; row < first_row + SPINFER_GROUP_ROWS && row < B->rows; row++) {
+        const uint8_t *bytes = B->bitmask + row * row_bytes + first_byte;
+        uint32_t       word = 0;
+        if (width == 4)
+            memcpy(&word, bytes, 4);
+        else
+            memcpy(&word, bytes, width);
+        count += (uint32_t)spinfer_popcount(word);
+    }
+    return count;
 }
 
-/* Builds a row of GroupTiles: writes the record sizes in units of 16 bytes where units is not NULL, and the records
- * where data is not NULL. Adds to the sums. */
-static inline void bitmask_build_row(const bitmask_matrix *B, uint64_t row_group, uint32_t *units, unsigned char *data,
-                                     spinfer_sizes *sum)
+/* Adds a row of GroupTiles to the sums; writes the record sizes in units of 16 bytes where units is not NULL. */
+static inline void bitmask_count_row(const bitmask_matrix *B, uint64_t row_group, uint32_t *units, spinfer_sizes *sum)
 {
-    const uint64_t       groups = spinfer_col_groups((uint32_t)B->cols);
-    const unsigned char *next[SPINFER_GROUP_ROWS];
-    bitmask_record       record;
-    uint64_t             group;
-    int                  tile;
-    bitmask_first_values(B, row_group, next);
+    const uint64_t groups = spinfer_col_groups((uint32_t)B->cols);
+    bitmask_rows   rows;
+    bitmask_record record;
+    uint64_t       group;
+    bitmask_begin_rows(B, row_group, &rows);
     for (group = 0; group < groups; group++) {
-        bitmask_build_record(B, row_group, group, next, &record);
-        sum->data_bytes += record.bytes;
-        if (record.bytes > sum->max_record) sum->max_record = record.bytes;
-        for (tile = 0; tile < SPINFER_GROUP_BITMAP_TILES; tile++)
-            sum->nnz += (uint64_t)spinfer_popcount64(record.bitmaps[tile]);
-        if (units) units[group] = record.bytes / 16;
-        if (data) {
-            memcpy(data, record.tc_offsets, sizeof record.tc_offsets);
-            memcpy(data + SPINFER_RECORD_BITMAPS, record.bitmaps, sizeof record.bitmaps);
-            memcpy(data + SPINFER_RECORD_VALUES, record.values, record.bytes - SPINFER_RECORD_VALUES);
-            data += record.bytes;
-        }
+        uint32_t bytes;
+        if (rows.has_zeros)
+            bitmask_build_record(B, row_group, group, &rows, &record);
+        else
+            record.nnz = bitmask_count_group(B, row_group, group);
+        bytes = spinfer_record_bytes(record.nnz);
+        sum->nnz += record.nnz;
+        sum->data_bytes += bytes;
+        if (bytes > sum->max_record) sum->max_record = bytes;
+        if (units) units[group] = bytes / 16;
+    }
+}
+
+/* Writes the records of a row of GroupTiles. */
+static inline void bitmask_build_row(const bitmask_matrix *B, uint64_t row_group, unsigned char *data)
+{
+    const uint64_t groups = spinfer_col_groups((uint32_t)B->cols);
+    bitmask_rows   rows;
+    bitmask_record record;
+    uint64_t       group;
+    bitmask_begin_rows(B, row_group, &rows);
+    for (group = 0; group < groups; group++) {
+        uint32_t bytes;
+        bitmask_build_record(B, row_group, group, &rows, &record);
+        bytes = spinfer_record_bytes(record.nnz);
+        memcpy(data, record.tc_offsets, sizeof record.tc_offsets);
+        memcpy(data + SPINFER_RECORD_BITMAPS, record.bitmaps, sizeof record.bitmaps);
+        memcpy(data + SPINFER_RECORD_VALUES, record.values, bytes - SPINFER_RECORD_VALUES);
+        data += bytes;
     }
 }
 
@@ -225,7 +279,7 @@ static inline spinfer_status bitmask_count(const bitmask_matrix *B, uint32_t *un
 #endif
     for (row_group = 0; row_group < row_groups; row_group++) {
         spinfer_sizes sum = {0, 0, 0, 0};
-        bitmask_build_row(B, (uint64_t)row_group, units ? units + (size_t)row_group * groups : NULL, NULL, &sum);
+        bitmask_count_row(B, (uint64_t)row_group, units ? units + (size_t)row_group * groups : NULL, &sum);
         nnz += sum.nnz;
         bytes += sum.data_bytes;
         if (sum.max_record > max_record) max_record = sum.max_record;
@@ -282,11 +336,9 @@ static inline spinfer_status bitmask_encode(const bitmask_matrix *B, spinfer_dty
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static)
 #endif
-    for (row_group = 0; row_group < row_groups; row_group++) {
-        spinfer_sizes sum = {0, 0, 0, 0};
-        bitmask_build_row(B, (uint64_t)row_group, NULL,
-                          (unsigned char *)data + 16 * (size_t)offsets[(size_t)row_group * in_row], &sum);
-    }
+    for (row_group = 0; row_group < row_groups; row_group++)
+        bitmask_build_row(B, (uint64_t)row_group,
+                          (unsigned char *)data + 16 * (size_t)offsets[(size_t)row_group * in_row]);
     matrix->offsets = offsets;
     matrix->data = data;
     matrix->data_bytes = sizes.data_bytes;

@@ -89,6 +89,80 @@ static void roundtrip_seed(const char *folder, const char *name, size_t rows, si
     free(dense);
 }
 
+static void safetensors_seed(const char *folder, const char *name, const char *header, const void *data, size_t size)
+{
+    seed s = {{0}, 0};
+    put_number(&s, strlen(header), 8);
+    put_text(&s, header);
+    put(&s, data, size);
+    save(&s, folder, "safetensors", name);
+}
+
+static void text_seed(const char *folder, const char *target, const char *name, const char *text)
+{
+    seed s = {{0}, 0};
+    put_text(&s, text);
+    save(&s, folder, target, name);
+}
+
+/* The smallest encoded weight, 1 x 1, as tca_bme_file.h names its tensors. */
+static void encoded_seed(const char *folder)
+{
+    const uint16_t one = 0x3c00;
+    spinfer_matrix W = encode_matrix(&one, 1, 1, SPINFER_FP16);
+    const uint32_t numbers[5] = {W.format, W.dtype, W.rows, W.cols, W.max_record};
+    seed           data = {{0}, 0};
+    put(&data, W.data, (size_t)W.data_bytes);
+    put(&data, W.offsets, 8);
+    put(&data, numbers, sizeof numbers);
+    CHECK(data.size == 412);
+    safetensors_seed(folder, "tca_bme",
+                     "{\"w.tca_bme_data\":{\"dtype\":\"U8\",\"shape\":[384],\"data_offsets\":[0,384]},"
+                     "\"w.tca_bme_offsets\":{\"dtype\":\"U32\",\"shape\":[2],\"data_offsets\":[384,392]},"
+                     "\"w.tca_bme_header\":{\"dtype\":\"U32\",\"shape\":[5],\"data_offsets\":[392,412]}}",
+                     data.bytes, data.size);
+    free_matrix(&W);
+}
+
+/* A 2 x 10 matrix of five values in both versions of sparse-bitmask. */
+static void compressed_seeds(const char *folder)
+{
+    const uint8_t data[] = {0, 0,  0, 0, 0, 0, 0, 0, 3, 0, 0,    0, 0,    0, 0,    0, 2,    0, 0,    0, 0, 0, 0,
+                            0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0x3c, 0, 0x40, 0, 0x42, 0, 0x44, 0, 0x45, 9, 1, 4, 2};
+    const uint8_t vector[] = {0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0x3c, 0, 0x40, 5};
+    const uint8_t two_of_four[] = {1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0x3c, 0, 0x40, 5};
+    safetensors_seed(folder, "bitmask",
+                     "{\"w.row_offsets\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,16]},"
+                     "\"w.shape\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[16,32]},"
+                     "\"w.compressed\":{\"dtype\":\"F16\",\"shape\":[5],\"data_offsets\":[32,42]},"
+                     "\"w.bitmask\":{\"dtype\":\"U8\",\"shape\":[2,2],\"data_offsets\":[42,46]}}",
+                     data, sizeof data);
+    safetensors_seed(folder, "bitmask_vector",
+                     "{\"w.row_offsets\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},"
+                     "\"w.shape\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[8,16]},"
+                     "\"w.compressed\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[16,20]},"
+                     "\"w.bitmask\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[20,21]}}",
+                     vector, sizeof vector);
+    safetensors_seed(folder, "bitmask_24",
+                     "{\"w.shape\":{\"dtype\":\"I64\",\"shape\":[2,1],\"data_offsets\":[0,16]},"
+                     "\"w.compressed\":{\"dtype\":\"F16\",\"shape\":[1,2],\"data_offsets\":[16,20]},"
+                     "\"w.bitmask\":{\"dtype\":\"U8\",\"shape\":[1,1],\"data_offsets\":[20,21]}}",
+                     two_of_four, sizeof two_of_four);
+}
+
+static void bitmask_seed(const char *folder, const char *name, unsigned flags, unsigned rows, unsigned cols,
+                         unsigned byte)
+{
+    seed     s = {{0}, 0};
+    unsigned i;
+    put_number(&s, flags, 1);
+    put_number(&s, rows, 1);
+    put_number(&s, cols, 1);
+    for (i = 0; i < rows * ((cols + 7) / 8); i++) put_number(&s, byte, 1);
+    for (i = 0; i < 40; i++) put_number(&s, 7 * i, 2); /* the first is a zero */
+    save(&s, folder, "bitmask", name);
+}
+
 int main(int argc, char **argv)
 {
     const char *folder = argv[1];
@@ -110,5 +184,25 @@ int main(int argc, char **argv)
     roundtrip_seed(folder, "9x17", 9, 17, 0.5);
     roundtrip_seed(folder, "65x33", 65, 33, 0.5);
     roundtrip_seed(folder, "130x8", 130, 8, 0.9);
+    safetensors_seed(folder, "empty", "{}", "", 0);
+    safetensors_seed(folder, "2x2", "{\"w\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[0,8]}}",
+                     "\0\x3c\0\0\0\0\0\xbc", 8);
+    safetensors_seed(
+        folder, "metadata_scalar_nothing",
+        "{\"__metadata__\":{\"a\":\"\\u00e9\"},\"s\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]},"
+        "\"n\":{\"dtype\":\"F4\",\"shape\":[3,0],\"data_offsets\":[8,8]}}  ",
+        "12345678", 8);
+    text_seed(folder, "safetensors", "fitted",
+              "\xff\xff\xff\xff\xff\xff\xff\xff{\"w\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}}abc");
+    encoded_seed(folder);
+    compressed_seeds(folder);
+    text_seed(folder, "index", "two_shards",
+              "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}");
+    text_seed(folder, "index", "climbs_out", "{\"weight_map\":{\"a\":\"../x\",\"b\":\"\\u002e.\\\\x\",\"c\":\"/x\"}}");
+    bitmask_seed(folder, "fits_9x16", 8 + 16, 9, 16, 0x55);
+    bitmask_seed(folder, "fits_70x40", 8 + 16, 70, 40, 0x81);
+    bitmask_seed(folder, "two_of_four_66x32", 1 + 16, 66, 32, 0x39);
+    bitmask_seed(folder, "disagrees", 0, 3, 8, 0x0f);
+    bitmask_seed(folder, "wrong_sizes", 2 + 4, 3, 8, 0x0f);
     return 0;
 }
