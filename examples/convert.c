@@ -362,35 +362,38 @@ static int write_npy_rows(converter *cv, source *s, int file)
         if (!read_rows(s, row, count, rows, &cv->error)) break;
         ok = write_all(file, rows, 2 * count * it->cols);
     }
-    if (!ok) snprintf(cv->error.text, sizeof cv->error.text, "%.600s: %s", unnamed_output, strerror(errno));
+    if (!ok) fail(&cv->error, unnamed_output, strerror(errno));
     free(rows);
     return ok && row >= it->rows;
 }
 
-static int write_npy(converter *cv, const char *path)
+/* The only weight of the input, or NULL. */
+static const item *single_weight(const converter *cv)
 {
     const item *weight = NULL;
-    source      s;
     size_t      i;
-    int         file, ok, weights = 0;
-    for (i = 0; i < cv->in.count; i++)
-        if (is_weight(&cv->in.items[i])) weight = &cv->in.items[i], weights++;
-    if (cv->o->to != TO_DENSE || cv->o->prune || weights != 1)
-        return fail(&cv->error, path, "a .npy file holds one dense matrix: use --decode, and --include to choose it");
-    start_item(cv, (size_t)(weight - cv->in.items));
-    ok = open_source(&s, &cv->in, weight, &cv->error);
-    if (ok) {
-        file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-        if (file < 0) {
-            snprintf(cv->error.text, sizeof cv->error.text, "%.600s: %s", path, strerror(errno));
-            ok = 0;
-        } else {
-            ok = write_npy_rows(cv, &s, file);
-            if (fsync(file) != 0 && ok) ok = fail(&cv->error, path, strerror(errno));
-            if (close(file) != 0 && ok) ok = fail(&cv->error, path, strerror(errno));
-        }
+    for (i = 0; i < cv->in.count; i++) {
+        if (!is_weight(&cv->in.items[i])) continue;
+        if (weight) return NULL;
+        weight = &cv->in.items[i];
     }
+    return weight;
+}
+
+static int write_npy(converter *cv, const char *path)
+{
+    const item *weight = single_weight(cv);
+    source      s;
+    int         file, ok;
+    if (cv->o->to != TO_DENSE || cv->o->prune || !weight)
+        return fail(&cv->error, cv->o->output, "a .npy file holds one dense matrix: use --decode, --include to choose");
+    start_item(cv, (size_t)(weight - cv->in.items));
+    file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0) return fail(&cv->error, path, strerror(errno));
+    ok = open_source(&s, &cv->in, weight, &cv->error) && write_npy_rows(cv, &s, file);
     close_source(&s);
+    if (fsync(file) != 0 && ok) ok = fail(&cv->error, path, strerror(errno));
+    if (close(file) != 0 && ok) ok = fail(&cv->error, path, strerror(errno));
     cv->bytes_done = weight->bytes;
     return ok;
 }
@@ -503,19 +506,22 @@ static int verify_output(converter *cv, const char *path)
     options    all = *cv->o;
     checkpoint out;
     size_t     i;
-    int        ok;
+    int        ok = 1;
     all.input = path;
     all.include.count = 1;
     all.include.text[0] = "*";
     all.exclude.count = 0;
+    if (is_npy(path)) all.dtype = single_weight(cv)->dtype; /* of <u2 */
     if (!open_checkpoint(&out, &all, &cv->error)) return 0;
     cv->bytes_done = 0;
-    for (i = 0, ok = 1; ok && i < cv->in.count; i++) {
+    for (i = 0; ok && i < cv->in.count; i++) {
+        const item *it = &cv->in.items[i];
         start_item(cv, i);
-        ok = is_npy(path) ? !is_weight(&cv->in.items[i]) ||
-                                verify_weight(cv, &cv->in.items[i], &cv->outcomes[i], &out, &out.items[0], 0)
-                          : verify_item(cv, &cv->in.items[i], &cv->outcomes[i], &out, &all);
-        cv->bytes_done += cv->in.items[i].bytes;
+        if (!is_npy(path))
+            ok = verify_item(cv, it, &cv->outcomes[i], &out, &all);
+        else if (is_weight(it))
+            ok = verify_weight(cv, it, &cv->outcomes[i], &out, &out.items[0], 0);
+        cv->bytes_done += it->bytes;
     }
     close_checkpoint(&out);
     return ok;

@@ -48,8 +48,7 @@ static inline safetensors_dtype file_dtype(const item *it)
 
 static inline int fail(safetensors_error *error, const char *name, const char *what)
 {
-    snprintf(error->text, sizeof error->text, "%.600s: %s", name, what);
-    return 0;
+    return safetensors_fail(error, "%.1000s: %s", name, what);
 }
 
 static inline int ends_in(const char *text, const char *end)

@@ -24,10 +24,13 @@ expect() {
 shows() { grep -q -e "$1" log || { cat log; fail "not in the output: $1"; }; }
 hides() { ! grep -q -e "$1" log || { cat log; fail "in the output: $1"; }; }
 
-# zeros FILE TENSOR "all least-in-a-row most-in-a-row"
+# zeros FILE TENSOR PATTERN: "all fewest-in-a-row most-in-a-row"
 zeros() {
     found=$("$tool" zeros "$1" "$2")
-    [ "$found" = "$3" ] || fail "$1, $2: zeros in all, least and most in a row: $found instead of $3"
+    case $found in
+    $3) ;;
+    *) fail "$1, $2: zeros in all, fewest and most in a row: $found instead of $3" ;;
+    esac
 }
 
 echo "usage"
@@ -92,9 +95,9 @@ shows '^model.embed_tokens.weight .*tca-bme'
 shows '^layers.0.q.weight .*tca-bme'
 hides '^layers.0.k.weight .*tca-bme'
 expect 0 "$convert" --decode i.safetensors i2.safetensors # what is encoded needs no --include
-"$tool" converted m.safetensors i2.safetensors || [ $? -eq 1 ] # fp32 stayed fp32
+"$tool" converted m.safetensors i2.safetensors
 expect 0 "$convert" --decode --exclude '*embed*' i.safetensors i2.safetensors
-expect 0 "$convert" --list i2.safetensors
+expect 0 "$convert" --list --exclude '*embed*' i2.safetensors
 shows '^model.embed_tokens.weight.tca_bme_data  *[0-9]* U8'
 expect 0 "$convert" --exclude 'layers.0.*' --threshold 0.05 m.safetensors i.safetensors
 expect 0 "$convert" --list i.safetensors
@@ -109,9 +112,9 @@ shows 'None has 90 % zeros'
 echo "prune"
 before=$("$tool" zeros m.safetensors layers.0.q.weight)
 expect 0 "$convert" --decode --prune magnitude --sparsity 0.7 --verify m.safetensors p.safetensors
-zeros p.safetensors layers.1.dense.weight "1502 $("$tool" zeros p.safetensors layers.1.dense.weight | cut -d' ' -f2-)"
-[ "$("$tool" zeros p.safetensors layers.0.q.weight | cut -d' ' -f1)" = 9100 ] || fail "not 9100 zeros"
-[ "$("$tool" zeros p.safetensors layers.1.up.weight | cut -d' ' -f1)" = 9800 ] || fail "not 9800 zeros"
+zeros p.safetensors layers.0.q.weight "9100 *"
+zeros p.safetensors layers.1.up.weight "9800 *"
+zeros p.safetensors layers.1.dense.weight "1502 *" # 1501.5
 expect 0 "$convert" --decode --prune rows --sparsity 0.7 --verify m.safetensors p.safetensors
 zeros p.safetensors layers.0.q.weight "9100 70 70"
 zeros p.safetensors layers.1.up.weight "9800 49 49"
