@@ -111,14 +111,16 @@ int main(int argc, char **argv)
     uint16_t         *X, *Y, *expected, *dense;
     size_t            row, wrong = 0;
     char             *name;
+    int               found;
     if (argc < 2 || tokens < 1 || tokens > 4096) {
         fprintf(stderr, "usage: load_and_multiply model.safetensors [weight [tokens, 1 to 4096]]\n");
         return 1;
     }
     check(safetensors_open(&model, argv[1], &error), &error);
     name = argc > 2 ? argv[2] : first_weight(&model);
-    snprintf(error.text, sizeof error.text, "%.600s: no encoded weight has this name", name);
-    check(tca_bme_find(&model, name, &group, &error) == 1, &error);
+    found = tca_bme_find(&model, name, &group, &error);
+    if (found == 0) safetensors_fail(&error, "%.600s: no encoded weight has this name", name);
+    check(found == 1, &error);
     check(tca_bme_load(&model, &group, &W, &error), &error); /* validates: from here on W is trusted */
     printf("%s: %u x %u, %.2f bits for each weight\n", name, W.rows, W.cols,
            8.0 * (double)(W.data_bytes + spinfer_offsets_bytes(W.rows, W.cols)) / ((double)W.rows * W.cols));
