@@ -168,7 +168,7 @@ static inline int bitmask_load(const safetensors_model *model, const bitmask_gro
 /* bitmask_entry_bytes() : room that the four tensors need in the header of a file, for safetensors_create(). */
 static inline uint64_t bitmask_entry_bytes(const char *base)
 {
-    return 4 * safetensors_entry_bytes(base) + 4 * sizeof ".row_offsets";
+    return 4 * (safetensors_entry_bytes(base) + safetensors_entry_bytes(".row_offsets"));
 }
 
 /* Declares <base><suffix> and appends it. */

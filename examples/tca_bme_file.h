@@ -152,7 +152,7 @@ static inline void tca_bme_free(spinfer_matrix *W)
 /* tca_bme_entry_bytes() : room that the three tensors need in the header of a file, for safetensors_create(). */
 static inline uint64_t tca_bme_entry_bytes(const char *name)
 {
-    return 3 * safetensors_entry_bytes(name) + 3 * sizeof ".tca_bme_offsets";
+    return 3 * (safetensors_entry_bytes(name) + safetensors_entry_bytes(".tca_bme_offsets"));
 }
 
 /* Declares <name><suffix>, a vector, and appends it. */
