@@ -107,7 +107,8 @@ static inline void bitmask_logical_name(const char *base, const bitmask_group *g
 {
     const size_t length = strlen(base);
     const int    is_named = length >= 7 && strcmp(base + length - 7, ".weight") == 0;
-    snprintf(name, SAFETENSORS_MAX_NAME + 8, "%s%s", base, is_named || group->rank == 1 ? "" : ".weight");
+    snprintf(name, SAFETENSORS_MAX_NAME + 8, "%.*s%s", (int)SAFETENSORS_MAX_NAME, base,
+             is_named || group->rank == 1 ? "" : ".weight");
 }
 
 static inline void bitmask_free(bitmask_matrix *B)

@@ -452,7 +452,7 @@ static inline int safetensors_parse(const void *start, uint64_t file_bytes, cons
     return 0;
 }
 
-/* A shard lies beside its index and nowhere else. */
+/* A shard lies beside its index and nowhere else. Links are followed: download caches are made of them. */
 static inline int safetensors_shard_name_is_safe(const char *name)
 {
     return name && *name && strlen(name) <= 255 && strcmp(name, ".") != 0 && !strstr(name, "..") &&
@@ -820,6 +820,8 @@ static inline int safetensors_open_temporary(safetensors_writer *writer)
  *                       is left of it becomes spaces, as the format allows.
  *   writer         out  safetensors_commit() or safetensors_abandon() it; after a failure there is nothing to abandon
  *
+ * `path` must be free or a regular file, which is replaced at the commit; writers belong to one thread.
+ *
  * Any of the functions below that fails has abandoned the file: the temporary file is gone, the old file under the
  * final name is as it was, and further calls fail or, for safetensors_abandon(), do nothing. */
 static inline int safetensors_create(safetensors_writer *writer, const char *path, uint64_t header_bytes,
@@ -883,6 +885,8 @@ static inline int safetensors_begin(safetensors_writer *writer, const char *name
         return safetensors_writer_fail(writer, error, name, "the tensor before it is not complete");
     problem = safetensors_tensor_bytes(dtype, rank, shape, &bytes);
     if (problem) return safetensors_writer_fail(writer, error, name, problem);
+    for (i = 0; i < rank; i++)
+        if (shape[i] > INT64_MAX) return safetensors_writer_fail(writer, error, name, "its shape exceeds 63 bits");
     if (bytes > (uint64_t)INT64_MAX - SAFETENSORS_MAX_HEADER - writer->data_bytes)
         return safetensors_writer_fail(writer, error, name, "the file would be larger than 2^63 bytes");
     if (strlen(name) > SAFETENSORS_MAX_NAME)

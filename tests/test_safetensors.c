@@ -669,14 +669,15 @@ static void check_old_file_alone(void)
 
 static void test_misuse(void)
 {
-    const uint64_t     huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40}, large[1] = {(uint64_t)1 << 60};
+    const uint64_t huge[2] = {(uint64_t)1 << 40, (uint64_t)1 << 40}, large[1] = {(uint64_t)1 << 60},
+                   beyond[2] = {0, UINT64_MAX};
     char               name[SAFETENSORS_MAX_NAME + 2];
     safetensors_writer writer;
     safetensors_error  error;
     int                i;
     memset(name, 'n', sizeof name);
     name[SAFETENSORS_MAX_NAME + 1] = 0;
-    for (i = 0; i < 15; i++) {
+    for (i = 0; i < 16; i++) {
         write_file("out", "old", 3);
         start(&writer, "out");
         CHECK(safetensors_begin(&writer, "w", SAFETENSORS_U8, 2, shape_2x3, &error));
@@ -713,6 +714,7 @@ static void test_misuse(void)
             CHECK(safetensors_begin(&writer, "v", SAFETENSORS_U8, 1, large, &error));
             CHECK(!safetensors_commit(&writer, &error));
             break;
+        case 15: CHECK(!safetensors_begin(&writer, "v", SAFETENSORS_U8, 2, beyond, &error)); break;
         default: break;
         }
         CHECK(!safetensors_append(&writer, "", 0, &error)); /* abandoned */
