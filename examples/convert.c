@@ -1,8 +1,8 @@
 /* convert.c - a pruned checkpoint to TCA-BME and back: convert --help. Also a worked example of the host API.
  *
- * One weight at a time: read it as 16-bit values, prune it if asked to, count (spinfer_encode_sizes), encode, write. All
- * of these steps run on all cores. What takes memory is the dense weight and its encoded form, less than twice the
- * largest tensor together. */
+ * One weight at a time: read it as 16-bit values, prune it if asked to, count (spinfer_encode_sizes), encode and write it
+ * strip by strip. All of these steps run on all cores. What takes memory is the dense weight and a little; less than twice
+ * the largest tensor in any case. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -182,7 +182,10 @@ static int pass_of_width(uint32_t bits)
 /* compressed-tensors names weights only: "x.weight" is stored as "x.bitmask" and so on. */
 static int can_be_bitmask(const item *it) { return ends_in(it->name, ".weight"); }
 
-static char *bitmask_base(const item *it) { return copy_text(it->name, strlen(it->name) - strlen(".weight")); }
+static char *bitmask_base(const item *it)
+{
+    return copy_text(it->name, strlen(it->name) - (can_be_bitmask(it) ? strlen(".weight") : 0));
+}
 
 static int is_to_encode(const converter *cv, const item *it)
 {
@@ -250,7 +253,7 @@ static int copy_tensor(converter *cv, const safetensors_tensor *t)
 static int write_dense(converter *cv, source *s)
 {
     const item     *it = s->it;
-    const size_t    strip = strip_rows(it);
+    const size_t    strip = strip_rows(it, (size_t)8 << 20);
     const uint16_t *dense = NULL;
     uint16_t       *rows = NULL;
     uint64_t        shape[2];
@@ -274,7 +277,83 @@ static int write_dense(converter *cv, source *s)
     return ok;
 }
 
-/* Encodes a weight and writes what comes first in the file: the records, or a whole bitmask. */
+/* Encodes rows first .. first + count - 1 into memory of this thread. */
+static spinfer_status encode_strip(const item *it, const uint16_t *dense, size_t first, size_t count, buffer *offsets,
+                                   buffer *data, spinfer_matrix *W)
+{
+    const uint16_t *rows = dense + first * it->cols;
+    spinfer_sizes   sizes;
+    spinfer_status  status = spinfer_encode_sizes(rows, count, it->cols, it->cols, &sizes);
+    if (status != SPINFER_OK) return status;
+    return spinfer_encode(rows, count, it->cols, it->cols, it->dtype,
+                          (uint32_t *)reserve(offsets, (size_t)sizes.offsets_bytes), sizes.offsets_bytes,
+                          reserve(data, (size_t)sizes.data_bytes), sizes.data_bytes, W);
+}
+
+/* Appends the records of a strip to the file, and where they begin to `offsets`, in units of 16 bytes. */
+static int append_strip(converter *cv, const spinfer_matrix *strip, size_t first, uint32_t *offsets)
+{
+    const size_t   groups = (size_t)spinfer_row_groups(strip->rows) * strip->group_ld;
+    const size_t   at = first / SPINFER_GROUP_ROWS * strip->group_ld;
+    const uint32_t begin = offsets[at];
+    size_t         i;
+    for (i = 1; i <= groups; i++) offsets[at + i] = begin + strip->offsets[i];
+    return safetensors_append(&cv->out, strip->data, 16 * (uint64_t)strip->offsets[groups], &cv->error);
+}
+
+/* Encodes strip by strip and writes the records at once: while one thread writes, the others encode, and no more than a
+ * strip for each thread takes memory. The bytes are those of a single spinfer_encode(). */
+static int write_records(converter *cv, const item *it, const uint16_t *dense, outcome *r)
+{
+    static const char zeros[128] = {0};
+    const size_t      step = strip_rows(it, (size_t)1 << 18);
+    const long long   strips = (long long)((it->rows + step - 1) / step);
+    uint32_t         *offsets = (uint32_t *)allocate((size_t)r->sizes.offsets_bytes);
+    char             *name = (char *)allocate(strlen(it->name) + 32);
+    spinfer_matrix    W = {NULL, NULL, 0, 0, 0, 0, 0, 0, SPINFER_FORMAT_VERSION};
+    long long         strip;
+    int               ok;
+    sprintf(name, "%s.tca_bme_data", it->name);
+    ok = safetensors_begin(&cv->out, name, SAFETENSORS_U8, 1, &r->sizes.data_bytes, &cv->error);
+    offsets[0] = 0;
+#ifdef _OPENMP
+#pragma omp parallel
+#endif
+    {
+        buffer strip_offsets = {NULL, 0}, strip_data = {NULL, 0};
+#ifdef _OPENMP
+#pragma omp for ordered schedule(dynamic, 1)
+#endif
+        for (strip = 0; strip < strips; strip++) {
+            const size_t   first = (size_t)strip * step, count = it->rows - first < step ? it->rows - first : step;
+            spinfer_matrix part;
+            spinfer_status status = encode_strip(it, dense, first, count, &strip_offsets, &strip_data, &part);
+#ifdef _OPENMP
+#pragma omp ordered
+#endif
+            if (ok && status != SPINFER_OK)
+                ok = fail(&cv->error, it->name, spinfer_status_string(status));
+            else if (ok)
+                ok = append_strip(cv, &part, first, offsets);
+        }
+        free(strip_offsets.memory);
+        free(strip_data.memory);
+    }
+    free(name);
+    r->offsets = offsets;
+    W.offsets = offsets;
+    W.data_bytes = r->sizes.data_bytes;
+    W.rows = it->rows;
+    W.cols = it->cols;
+    W.group_ld = spinfer_col_groups(it->cols);
+    W.max_record = r->sizes.max_record;
+    W.dtype = it->dtype;
+    r->W = W;
+    return ok && safetensors_append(&cv->out, zeros, /* to a multiple of 128 bytes */
+                                    W.data_bytes - 16 * (uint64_t)offsets[r->sizes.offsets_bytes / 4 - 1], &cv->error);
+}
+
+/* The records of a weight, or its bitmask: what comes first in the file. */
 static int write_encoded(converter *cv, const item *it, outcome *r)
 {
     source    s;
@@ -282,16 +361,20 @@ static int write_encoded(converter *cv, const item *it, outcome *r)
     int       ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, &dense);
     if (ok && r->is_encoded) {
         cv->bytes_done += it->bytes;
-        if (dense)
-            ok = encode(cv, it, dense, r);
-        else
-            r->W = s.W;
-    }
-    if (ok && r->is_encoded && cv->o->to == TO_TCA_BME) ok = tca_bme_write_data(&cv->out, it->name, &r->W, &cv->error);
-    if (ok && r->is_encoded && cv->o->to == TO_BITMASK) {
-        char *base = bitmask_base(it);
-        ok = bitmask_write(&cv->out, base, &r->W, &cv->error);
-        free(base);
+        if (cv->o->to == TO_TCA_BME && dense) {
+            ok = write_records(cv, it, dense, r);
+        } else {
+            char *base = bitmask_base(it);
+            if (dense)
+                ok = encode(cv, it, dense, r);
+            else
+                r->W = s.W;
+            if (cv->o->to == TO_TCA_BME)
+                ok = ok && tca_bme_write_data(&cv->out, it->name, &r->W, &cv->error);
+            else
+                ok = ok && bitmask_write(&cv->out, base, &r->W, &cv->error);
+            free(base);
+        }
     }
     r->W.data = NULL;
     if (it->kind == ITEM_BITMASK) { /* the offsets have to last */
@@ -345,7 +428,7 @@ static int write_output(converter *cv, const char *path)
 static int write_npy_rows(converter *cv, source *s, int file)
 {
     const item  *it = s->it;
-    const size_t strip = strip_rows(it);
+    const size_t strip = strip_rows(it, (size_t)8 << 20);
     uint16_t    *rows = (uint16_t *)allocate(2 * (strip < it->rows ? strip : it->rows) * (size_t)it->cols);
     char         header[129];
     size_t       row;
@@ -431,10 +514,11 @@ static int is_right(uint16_t in, uint16_t out, int is_pruned)
 /* Compares the dense values of both; counts those that are not zero. */
 static int compare_rows(converter *cv, const source *a, const source *b, int is_pruned, uint64_t *kept)
 {
-    const size_t strip = strip_rows(a->it), cols = a->it->cols, most = strip < a->it->rows ? strip : a->it->rows;
-    uint16_t    *left = (uint16_t *)allocate(4 * most * cols), *right = left + most * cols;
-    size_t       row;
-    int          ok = 1;
+    const size_t strip = strip_rows(a->it, (size_t)8 << 20), cols = a->it->cols,
+                 most = strip < a->it->rows ? strip : a->it->rows;
+    uint16_t *left = (uint16_t *)allocate(4 * most * cols), *right = left + most * cols;
+    size_t    row;
+    int       ok = 1;
     for (row = 0; ok && row < a->it->rows; row += strip) {
         const size_t    rows = a->it->rows - row < strip ? a->it->rows - row : strip;
         const long long count = (long long)(rows * cols);
@@ -685,12 +769,25 @@ static int look(converter *cv)
     return 1;
 }
 
+/* Threads that wait for each other spin by default, which is slow where other programs run: on two busy cores it took
+ * 25 times as long for a model of small weights. OpenMP reads its variables only when a program starts. */
+static void start_again_with_threads_that_sleep(char **argv)
+{
+#ifdef _OPENMP
+    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 0) != 0) return;
+    execv("/proc/self/exe", argv); /* where this is not possible, go on as it is */
+#else
+    (void)argv;
+#endif
+}
+
 int main(int argc, char **argv)
 {
     const options o = parse_options(argc, argv);
     converter     cv;
     size_t        i;
     int           ok;
+    start_again_with_threads_that_sleep(argv);
     memset(&cv, 0, sizeof cv);
     cv.o = &o;
     guard();

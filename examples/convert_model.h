@@ -294,10 +294,10 @@ static inline int read_rows(const source *s, size_t first, size_t count, uint16_
     return status == SPINFER_OK || fail(error, s->it->name, spinfer_status_string(status));
 }
 
-/* How many rows at a time keep memory small and all cores busy. */
-static inline size_t strip_rows(const item *it)
+/* Rows of a strip of about so many weights: whole GroupTiles. */
+static inline size_t strip_rows(const item *it, size_t weights)
 {
-    const size_t rows = ((size_t)8 << 20) / it->cols / SPINFER_GROUP_ROWS * SPINFER_GROUP_ROWS;
+    const size_t rows = weights / it->cols / SPINFER_GROUP_ROWS * SPINFER_GROUP_ROWS;
     return rows ? rows : SPINFER_GROUP_ROWS;
 }
 
