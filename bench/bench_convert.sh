@@ -1,6 +1,6 @@
 #!/bin/sh
 # How fast convert is from file to file, in GB of input for each second: best and median of several runs.
-# usage: bench_convert.sh convert model_tool [layers of 134 MB [runs]]      (default 12 and 7; needs 6 times the layers in TMPDIR)
+# usage: bench_convert.sh convert model_tool [layers of 134 MB [runs]]      (12 and 7; needs 5 times that in TMPDIR)
 # The input was just written, so that it comes from the page cache; the time includes fsync of the output.
 set -eu
 convert=$1 tool=$2 layers=${3:-12} runs=${4:-7}

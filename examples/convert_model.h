@@ -57,6 +57,8 @@ static inline int ends_in(const char *text, const char *end)
     return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
+static inline int is_npy(const char *path) { return ends_in(path, ".npy"); }
+
 static inline char *copy_text(const char *text, size_t length)
 {
     char *copy = (char *)allocate(length + 1);
@@ -170,7 +172,7 @@ static inline int open_npy(checkpoint *c, const options *o, safetensors_error *e
     return 1;
 }
 
-/* The weight `name` of a checkpoint, in whichever form. Returns 1, 0 if it is not there, -1 on error; free(it->name). */
+/* The weight `name`, in whichever form. Returns 1, 0 if it is not there, -1 on error; free(it->name). */
 static inline int find_item(checkpoint *c, const char *name, const options *o, item *it, safetensors_error *error)
 {
     static const char *const  forms[] = {"%s", "%s.tca_bme_data", "%s.bitmask", "%.*s.bitmask"};
@@ -201,7 +203,7 @@ static inline int open_checkpoint(checkpoint *c, const options *o, safetensors_e
 {
     size_t i;
     memset(c, 0, sizeof *c);
-    if (ends_in(o->input, ".npy")) return open_npy(c, o, error);
+    if (is_npy(o->input)) return open_npy(c, o, error);
     if (!safetensors_open(&c->model, o->input, error)) return 0;
     c->items = (item *)allocate(c->model.tensor_count * sizeof *c->items);
     for (i = 0; i < c->model.tensor_count; i++) {
@@ -216,6 +218,19 @@ static inline int open_checkpoint(checkpoint *c, const options *o, safetensors_e
         return 0;
     }
     return 1;
+}
+
+/* The only weight of a checkpoint, or NULL. */
+static inline const item *single_weight(const checkpoint *c)
+{
+    const item *weight = NULL;
+    size_t      i;
+    for (i = 0; i < c->count; i++) {
+        if (!is_weight(&c->items[i])) continue;
+        if (weight) return NULL;
+        weight = &c->items[i];
+    }
+    return weight;
 }
 
 /* ---- Read a weight --------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Risk: a fault half way leaves a broken file, or costs the old one. Full disk, unwritable folder, an input that shrinks or
-# changes, signals: each must give a message that says what and where, a status that is not 0, and the folder as before.
+# Risk: a fault half way leaves a broken file, or costs the old one. Full disk, unwritable folder, an input that shrinks
+# or changes, signals: each must give a message that says what and where, a status that is not 0, and the folder as it
+# was before.
 # usage: test_convert_faults.sh convert model_tool
 # Exit status 77: this machine allows none of the ways to fill a disk; everything else was tested.
 set -eu
@@ -88,8 +89,8 @@ else
     echo "  skipped: no tmpfs can be mounted here: $(cat unshare_log)"
 fi
 
-# Starts a conversion and stops it while its temporary file is there. With verify it is stopped while the complete output
-# still waits for its name. The model is made larger until the conversion does not end before it could be stopped.
+# Starts a conversion and stops it while there is a file of this name: *.part while it writes, *.unnamed.safetensors while
+# it verifies. The model is made larger until the conversion does not end before it could be stopped.
 layers=8
 stop_half_way() {
     pattern=$1
