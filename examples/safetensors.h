@@ -340,8 +340,9 @@ static inline int safetensors_parse_tensors(json_t *header, uint64_t data_first,
     *count = 0;
     json_object_foreach(header, name, entry)
     {
-        safetensors_tensor tensor = {0};
+        safetensors_tensor tensor;
         const char        *problem;
+        memset(&tensor, 0, sizeof tensor);
         if (strcmp(name, "__metadata__") == 0) {
             if (!safetensors_check_metadata(entry, path, error)) return 0;
             continue;

@@ -1,8 +1,28 @@
-/* fuzz_validate.c - what spinfer_validate() accepts must decode, multiply, slice and concatenate within its arrays.
+/* fuzz_validate.c - what spinfer_validate() accepts must decode, multiply, slice and concatenate within its arrays, and
+ * the decode of the kernels, run for 32 lanes, must stay within each record and give the same weights.
  *
  * Input: rows u16, cols u16, group_ld beyond the groups u8, dtype u8, format u8, wrong sizes u8, max_record / 16 u16,
  * number of offsets u16, the offsets, the data. */
+#include "spinfer.cuh"
 #include "fuzz.h"
+
+static void decode_lanes(const spinfer_matrix *W, const uint16_t *dense)
+{
+    size_t row_group, group, row, col;
+    for (row_group = 0; row_group < spinfer_row_groups(W->rows); row_group++)
+        for (group = 0; group < spinfer_col_groups(W->cols); group++) {
+            const uint32_t *offset = W->offsets + row_group * W->group_ld + group;
+            const size_t    bytes = 16 * (size_t)(offset[1] - offset[0]);
+            void           *record = copy_exactly((const char *)W->data + 16 * (size_t)offset[0], bytes);
+            uint16_t        tile[64][32];
+            int             lane;
+            for (lane = 0; lane < 32; lane++) spinfer_decode_group(record, tile[0], 32, lane, 0, 1);
+            for (row = 64 * row_group; row < W->rows && row < 64 * row_group + 64; row++)
+                for (col = 32 * group; col < W->cols && col < 32 * group + 32; col++)
+                    CHECK(dense[row * W->cols + col] == tile[row % 64][col % 32]);
+            free(record);
+        }
+}
 
 static void use(const spinfer_matrix *W)
 {
@@ -18,6 +38,7 @@ static void use(const spinfer_matrix *W)
     CHECK(dense && x && y);
     for (i = 0; i < (size_t)W->cols * TOKENS; i++) x[i] = 0x3c00;
     CHECK(spinfer_decode(W, dense, W->cols) == SPINFER_OK);
+    decode_lanes(W, dense);
     CHECK(spinfer_spmm_host(1.0f, W, x, W->cols, 0.0f, y, W->rows, TOKENS) == SPINFER_OK);
     if (W->rows > 64) {
         CHECK(spinfer_slice_rows(W, 64, W->rows - 64, &part) == SPINFER_OK);
