@@ -98,7 +98,7 @@ static int copy_tensor(converter *cv, const safetensors_tensor *t)
 static int write_dense(converter *cv, source *s)
 {
     const item     *it = s->it;
-    const size_t    strip = strip_rows(it, (size_t)8 << 20);
+    const size_t    strip = strip_rows(it, (size_t)4 << 20);
     const uint16_t *dense = NULL;
     uint16_t       *rows = NULL;
     uint64_t        shape[2];
@@ -181,8 +181,8 @@ static int write_records(converter *cv, const item *it, const uint16_t *dense, o
             else if (ok)
                 ok = append_strip(cv, &part, first, offsets);
         }
-        free(strip_offsets.memory);
-        free(strip_data.memory);
+        release(&strip_offsets);
+        release(&strip_data);
     }
     free(name);
     r->offsets = offsets;
@@ -210,8 +210,10 @@ static int write_encoded(converter *cv, const item *it, outcome *r)
             ok = write_records(cv, it, dense, r);
         } else {
             char *base = bitmask_base(it);
-            if (dense)
+            if (dense) {
                 ok = encode(cv, it, dense, r);
+                release(&cv->dense); /* the bitmask takes memory, too */
+            }
             else
                 r->W = s.W;
             if (cv->o->to == TO_TCA_BME)
@@ -273,7 +275,7 @@ static int write_output(converter *cv, const char *path)
 static int write_npy_rows(converter *cv, source *s, int file)
 {
     const item  *it = s->it;
-    const size_t strip = strip_rows(it, (size_t)8 << 20);
+    const size_t strip = strip_rows(it, (size_t)4 << 20);
     uint16_t    *rows = (uint16_t *)allocate(2 * (strip < it->rows ? strip : it->rows) * (size_t)it->cols);
     char         header[129];
     size_t       row;
@@ -352,6 +354,8 @@ static int convert(converter *cv)
     cv->begin = seconds();
     ok = npy ? write_npy(cv, path) : write_output(cv, path);
     cv->seconds = seconds() - cv->begin;
+    release(&cv->dense);
+    release(&cv->data);
     if (ok && cv->o->verify) ok = verify_output(cv, path);
     end_progress(cv);
     current_item[0] = 0;
@@ -408,8 +412,8 @@ int main(int argc, char **argv)
         if (ok && o.output && !o.quiet) print_summary(&cv);
         for (i = 0; i < cv.in.count; i++) free(cv.outcomes[i].offsets);
         free(cv.outcomes);
-        free(cv.dense.memory);
-        free(cv.data.memory);
+        release(&cv.dense);
+        release(&cv.data);
         close_checkpoint(&cv.in);
     }
     if (!ok) fprintf(stderr, "convert: %s\n", cv.error.text);

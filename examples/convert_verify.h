@@ -36,7 +36,7 @@ static inline int is_right(uint16_t in, uint16_t out, int is_pruned)
 /* Compares the dense values of both; counts those that are not zero. */
 static inline int compare_rows(converter *cv, const source *a, const source *b, int is_pruned, uint64_t *kept)
 {
-    const size_t strip = strip_rows(a->it, (size_t)8 << 20), cols = a->it->cols,
+    const size_t strip = strip_rows(a->it, (size_t)4 << 20), cols = a->it->cols,
                  most = strip < a->it->rows ? strip : a->it->rows;
     uint16_t *left = (uint16_t *)allocate(4 * most * cols), *right = left + most * cols;
     size_t    row;

@@ -90,6 +90,13 @@ static inline void *reserve(buffer *b, size_t bytes)
     return b->memory;
 }
 
+static inline void release(buffer *b)
+{
+    free(b->memory);
+    b->memory = NULL;
+    b->bytes = 0;
+}
+
 static inline double zeros_share(const item *it, const outcome *r)
 {
     return 1 - (double)r->sizes.nnz / ((double)it->rows * (double)it->cols);

@@ -68,7 +68,7 @@ static inline void prune_below(uint16_t *weights, size_t count, const prune_thre
     }
 }
 
-/* Prunes exactly `remove` of the weights of one row. Counts in two steps, of the upper 11 and the lower 4 bits: clearing
+/* Prunes exactly `remove` of the weights of one row. Counts the upper 11 bits, then the lower 4: clearing
  * 32768 counters would cost more than most rows. */
 static inline void prune_row(uint16_t *row, size_t cols, uint64_t remove)
 {

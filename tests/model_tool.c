@@ -8,7 +8,7 @@
  *     model_tool layers OUT COUNT ROWS COLS DTYPE ZEROS    layers of F16, BF16 or F32; the values of npy, if just one
  *     model_tool large OUT                    fp32 weights that fp16 cannot hold
  *     model_tool same A B                     exit status 0: the same tensors, byte by byte
- *     model_tool converted A B                exit status 0: the same, but a 16-bit -0 in A may be +0 in B, and fp32 its
+ *     model_tool converted A B                exit status 0: the same, but a -0 in A may be +0 in B, and fp32 its
  *                                             nearest 16-bit value
  *     model_tool zeros FILE TENSOR            prints the zeros of a 16-bit matrix, and the fewest and most in a row
  *

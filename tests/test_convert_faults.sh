@@ -89,8 +89,8 @@ else
     echo "  skipped: no tmpfs can be mounted here: $(cat unshare_log)"
 fi
 
-# Starts a conversion and stops it while there is a file of this name: *.part while it writes, *.unnamed.safetensors while
-# it verifies. The model is made larger until the conversion does not end before it could be stopped.
+# Starts a conversion and stops it while there is a file of this name: *.part while it writes, *.unnamed.safetensors
+# while it verifies. The model is made larger until the conversion does not end before it could be stopped.
 layers=8
 stop_half_way() {
     pattern=$1
