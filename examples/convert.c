@@ -27,10 +27,7 @@ static int pass_of_width(uint32_t bits)
 /* compressed-tensors names weights only: "x.weight" is stored as "x.bitmask" and so on. */
 static int can_be_bitmask(const item *it) { return ends_in(it->name, ".weight"); }
 
-static char *bitmask_base(const item *it)
-{
-    return copy_text(it->name, strlen(it->name) - (can_be_bitmask(it) ? strlen(".weight") : 0));
-}
+static char *bitmask_base(const item *it) { return copy_text(it->name, strlen(it->name) - strlen(".weight")); }
 
 static int is_to_encode(const converter *cv, const item *it)
 {
@@ -198,6 +195,18 @@ static int write_records(converter *cv, const item *it, const uint16_t *dense, o
                                     W.data_bytes - 16 * (uint64_t)offsets[r->sizes.offsets_bytes / 4 - 1], &cv->error);
 }
 
+static int write_bitmask(converter *cv, const source *s, const uint16_t *dense, outcome *r)
+{
+    char *base = bitmask_base(s->it);
+    int   ok = 1;
+    r->W = s->W;
+    if (dense) ok = encode(cv, s->it, dense, r);
+    release(&cv->dense); /* bitmask_write() takes memory, too */
+    ok = ok && bitmask_write(&cv->out, base, &r->W, &cv->error);
+    free(base);
+    return ok;
+}
+
 /* The records of a weight, or its bitmask: what comes first in the file. */
 static int write_encoded(converter *cv, const item *it, outcome *r)
 {
@@ -206,21 +215,13 @@ static int write_encoded(converter *cv, const item *it, outcome *r)
     int       ok = open_source(&s, &cv->in, it, &cv->error) && measure(cv, &s, r, &dense);
     if (ok && r->is_encoded) {
         cv->bytes_done += it->bytes;
-        if (cv->o->to == TO_TCA_BME && dense) {
+        if (cv->o->to == TO_BITMASK) {
+            ok = write_bitmask(cv, &s, dense, r);
+        } else if (dense) {
             ok = write_records(cv, it, dense, r);
         } else {
-            char *base = bitmask_base(it);
-            if (dense) {
-                ok = encode(cv, it, dense, r);
-                release(&cv->dense); /* the bitmask takes memory, too */
-            }
-            else
-                r->W = s.W;
-            if (cv->o->to == TO_TCA_BME)
-                ok = ok && tca_bme_write_data(&cv->out, it->name, &r->W, &cv->error);
-            else
-                ok = ok && bitmask_write(&cv->out, base, &r->W, &cv->error);
-            free(base);
+            r->W = s.W;
+            ok = tca_bme_write_data(&cv->out, it->name, &r->W, &cv->error);
         }
     }
     r->W.data = NULL;
