@@ -46,7 +46,8 @@ static uint64_t header_bytes(const converter *cv)
     for (i = 0; i < cv->in.count; i++) {
         const item *it = &cv->in.items[i];
         bytes += safetensors_entry_bytes(it->name);
-        if (is_to_encode(cv, it)) bytes += tca_bme_entry_bytes(it->name) + bitmask_entry_bytes(it->name);
+        if (is_to_encode(cv, it))
+            bytes += cv->o->to == TO_TCA_BME ? tca_bme_entry_bytes(it->name) : bitmask_entry_bytes(it->name);
     }
     return bytes;
 }
