@@ -31,7 +31,7 @@ static inline void print_prediction(const char *name, traffic t, double bandwidt
 
 static inline void print_item(const item *it, const outcome *r)
 {
-    static const char *const kinds[] = {"", "", "npy", "tca-bme ", "bitmask ", "bitmask "};
+    static const char *const kinds[] = {"", "", "npy ", "tca-bme ", "bitmask ", "bitmask "};
     char                     shape[128] = "", type[48], name[SAFETENSORS_MAX_NAME + 8];
     uint32_t                 i;
     int                      used = 0;
@@ -41,8 +41,10 @@ static inline void print_item(const item *it, const outcome *r)
                              (unsigned long long)it->tensor->shape[i]);
         snprintf(type, sizeof type, "%s", safetensors_dtype_name(it->tensor->dtype));
     } else {
-        snprintf(shape, sizeof shape, it->kind == ITEM_VECTOR ? "%.0u%u" : "%u x %u",
-                 it->kind == ITEM_VECTOR ? 0 : it->rows, it->cols);
+        if (it->kind == ITEM_VECTOR)
+            snprintf(shape, sizeof shape, "%u", it->cols);
+        else
+            snprintf(shape, sizeof shape, "%u x %u", it->rows, it->cols);
         snprintf(type, sizeof type, "%s%s", kinds[it->kind], safetensors_dtype_name(file_dtype(it)));
     }
     printable(it->name, name, sizeof name);
@@ -90,10 +92,9 @@ static inline int look(converter *cv)
     }
     if (!ok || list) return ok;
     print_prediction("all tensors", sum, cv->o->bandwidth);
-    puts(
-        "The gain is what bandwidth allows at best, for one token at a time, over the same weights in 16 bits. Of "
-        "tables\n"
-        "of embeddings one row is counted; if the output head shares such a table, add the whole table to both sides.");
+    puts("The gain is what bandwidth allows at best, one token at a time, against the same weights in 16 bits. Tables "
+         "of");
+    puts("embeddings count as one row; if the output head shares such a table, add all of it to both sides.");
     return 1;
 }
 

@@ -172,18 +172,18 @@ static inline int open_npy(checkpoint *c, const options *o, safetensors_error *e
     return 1;
 }
 
-/* The weight `name`, in whichever form. Returns 1, 0 if it is not there, -1 on error; free(it->name). */
+/* The weight `name`, in whichever form. Returns 1, 0 if it is not there, -1 on error; free(it->name) in any case. */
 static inline int find_item(checkpoint *c, const char *name, const options *o, item *it, safetensors_error *error)
 {
-    static const char *const  forms[] = {"%s", "%s.tca_bme_data", "%s.bitmask", "%.*s.bitmask"};
+    static const char *const  suffixes[] = {"", ".tca_bme_data", ".bitmask", ".bitmask"};
     const safetensors_tensor *t = NULL;
     char                     *text = (char *)allocate(strlen(name) + 32);
     size_t                    i;
+    memset(it, 0, sizeof *it);
     for (i = 0; i < 4 && !t; i++) {
-        if (i < 3)
-            sprintf(text, forms[i], name);
-        else if (ends_in(name, ".weight"))
-            sprintf(text, forms[i], (int)(strlen(name) - 7), name);
+        size_t length = strlen(name);
+        if (i == 3 && ends_in(name, ".weight")) length -= strlen(".weight"); /* as bitmasks are called */
+        sprintf(text, "%.*s%s", (int)length, name, suffixes[i]);
         t = safetensors_find(&c->model, text);
     }
     free(text);

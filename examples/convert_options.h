@@ -205,6 +205,7 @@ static inline options parse_options(int argc, char **argv)
     if (sparsity_given && !o.prune) usage_error("this needs --prune", "--sparsity");
     if (o.list || o.bandwidth > 0) {
         if (o.output) usage_error("--list and --predict write nothing; no output is wanted", o.output);
+        if (o.list && o.bandwidth > 0) usage_error("not both at once", "--list and --predict");
         if (o.verify) usage_error("nothing is written that it could compare", "--verify");
     } else if (!o.output) {
         usage_error("the output is missing", o.input);

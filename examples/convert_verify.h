@@ -36,11 +36,11 @@ static inline int is_right(uint16_t in, uint16_t out, int is_pruned)
 /* Compares the dense values of both; counts those that are not zero. */
 static inline int compare_rows(converter *cv, const source *a, const source *b, int is_pruned, uint64_t *kept)
 {
-    const size_t strip = strip_rows(a->it, (size_t)4 << 20), cols = a->it->cols,
-                 most = strip < a->it->rows ? strip : a->it->rows;
-    uint16_t *left = (uint16_t *)allocate(4 * most * cols), *right = left + most * cols;
-    size_t    row;
-    int       ok = 1;
+    const size_t strip = strip_rows(a->it, (size_t)4 << 20), cols = a->it->cols;
+    const size_t most = strip < a->it->rows ? strip : a->it->rows;
+    uint16_t    *left = (uint16_t *)allocate(4 * most * cols), *right = left + most * cols;
+    size_t       row;
+    int          ok = 1;
     for (row = 0; ok && row < a->it->rows; row += strip) {
         const size_t    rows = a->it->rows - row < strip ? a->it->rows - row : strip;
         const long long count = (long long)(rows * cols);
@@ -88,22 +88,23 @@ static inline int verify_weight(converter *cv, const item *it, const outcome *r,
 static inline int verify_item(converter *cv, const item *it, const outcome *r, checkpoint *out, const options *all)
 {
     const safetensors_tensor *same = it->tensor ? safetensors_find(&out->model, it->tensor->name) : NULL;
-    const int                 is_pruned = r->is_pruned || (cv->o->to == TO_DENSE && cv->o->prune != PRUNE_NOTHING);
-    item                      other;
-    int                       found, ok;
+    const int is_pruned = r->is_pruned || (it->kind == ITEM_DENSE && cv->o->to == TO_DENSE && cv->o->prune);
+    item      other;
+    int       found, ok;
     if (it->kind == ITEM_OTHER && !same) return fail(&cv->error, it->name, "is not in the output");
     if (it->kind == ITEM_OTHER || (same && same->dtype == it->tensor->dtype && !is_pruned))
         return compare_bytes(cv, it->tensor, out, same);
     found = find_item(out, it->name, all, &other, &cv->error);
-    if (found < 0) return 0;
-    if (found && it->kind == ITEM_VECTOR && other.tensor && other.tensor->rank == 1 && other.bytes == 2 * it->cols) {
+    if (found == 1 && it->kind == ITEM_VECTOR && other.tensor && other.tensor->rank == 1 &&
+        other.bytes == 2 * it->cols) {
         other.kind = ITEM_DENSE;
         other.rows = 1;
         other.cols = it->cols;
         other.dtype = dtype_16(other.tensor->dtype, it->dtype);
     }
-    ok = found ? verify_weight(cv, it, r, out, &other, is_pruned) : fail(&cv->error, it->name, "is not in the output");
-    if (found) free(other.name);
+    ok = found == 1 && verify_weight(cv, it, r, out, &other, is_pruned);
+    if (found == 0) fail(&cv->error, it->name, "is not in the output");
+    free(other.name);
     return ok;
 }
 
