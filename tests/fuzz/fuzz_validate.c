@@ -16,6 +16,7 @@ static void decode_lanes(const spinfer_matrix *W, const uint16_t *dense)
             void           *record = copy_exactly((const char *)W->data + 16 * (size_t)offset[0], bytes);
             uint16_t        tile[64][32];
             int             lane;
+            memset(tile, 0xa5, sizeof tile);
             for (lane = 0; lane < 32; lane++) spinfer_decode_group(record, tile[0], 32, lane, 0, 1);
             for (row = 64 * row_group; row < W->rows && row < 64 * row_group + 64; row++)
                 for (col = 32 * group; col < W->cols && col < 32 * group + 32; col++)
