@@ -176,6 +176,7 @@ static inline int safetensors_header_bytes(const uint8_t *start, uint64_t file_b
 {
     uint64_t length = 0;
     int      i;
+    *header_bytes = 0;
     if (file_bytes < 8) return safetensors_fail(error, "%s: shorter than 8 bytes, so no safetensors file", path);
     for (i = 0; i < 8; i++) length |= (uint64_t)start[i] << 8 * i;
     if (length > SAFETENSORS_MAX_HEADER)

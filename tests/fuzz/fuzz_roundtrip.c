@@ -1,7 +1,7 @@
 /* fuzz_roundtrip.c - any 16-bit matrix comes back from its encoding bit by bit, and sizes are exact.
  *
- * Input: rows - 1 u8 (modulo 130), cols - 1 u8 (modulo 70), gap between rows u8, dtype u8, then the values, of which the
- * last one is repeated. */
+ * Input: rows - 1 u8 (modulo 130), cols - 1 u8 (modulo 70), gap between rows u8, dtype u8, then the values; the last
+ * one is repeated. */
 #include "fuzz.h"
 
 static void check_concat(const spinfer_matrix *W, const spinfer_sizes *sizes)
