@@ -19,6 +19,8 @@
 /* Tensors of wide elements come first, so that every tensor is aligned; the records of TCA-BME before all. */
 enum { PASS_ENCODE, PASS_8_BYTES, PASS_4_BYTES, PASS_2_BYTES, PASS_1_BYTE, PASSES };
 
+enum { STRIP = 1 << 18 }; /* weights that a thread encodes at a time: they stay in its cache */
+
 static int pass_of_width(uint32_t bits)
 {
     return bits == 64 ? PASS_8_BYTES : bits == 32 ? PASS_4_BYTES : bits == 16 ? PASS_2_BYTES : PASS_1_BYTE;
@@ -149,7 +151,7 @@ static int append_strip(converter *cv, const spinfer_matrix *strip, size_t first
 static int write_records(converter *cv, const item *it, const uint16_t *dense, outcome *r)
 {
     static const char zeros[128] = {0};
-    const size_t      step = strip_rows(it, (size_t)1 << 18);
+    const size_t      step = strip_rows(it, STRIP);
     const long long   strips = (long long)((it->rows + step - 1) / step);
     uint32_t         *offsets = (uint32_t *)allocate((size_t)r->sizes.offsets_bytes);
     char             *name = (char *)allocate(strlen(it->name) + 32);
