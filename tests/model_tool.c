@@ -30,9 +30,9 @@ static void check(int ok, const safetensors_error *error)
     exit(1);
 }
 
-static void create(file *f, const char *path)
+static void create(file *f, const char *path, int tensors)
 {
-    check(safetensors_create(&f->writer, path, 16384, &f->error), &f->error);
+    check(safetensors_create(&f->writer, path, 512 * ((uint64_t)tensors + 1), &f->error), &f->error);
     check(safetensors_add_metadata(&f->writer, "format", "pt", &f->error), &f->error);
 }
 
@@ -106,7 +106,7 @@ static void add_second_half(file *f)
 static void make_mixed(const char *path)
 {
     file f;
-    create(&f, path);
+    create(&f, path, 16);
     add_first_half(&f);
     add_second_half(&f);
     commit(&f);
@@ -133,7 +133,7 @@ static void make_shards(const char *folder)
     for (i = 0; i < 2; i++) {
         file f;
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        create(&f, path);
+        create(&f, path, 16);
         if (i == 0)
             add_first_half(&f);
         else
@@ -209,17 +209,17 @@ static void make_bitmask(const char *new_path, const char *old_path, const char 
     uint16_t *b = (uint16_t *)make_weight(8, 9, SAFETENSORS_BF16, 0.7, 3);
     uint16_t *norm = (uint16_t *)make_weight(1, 21, SAFETENSORS_F16, 0.2, 5);
     file      f;
-    create(&f, old_path); /* with ".weight", and vectors too */
+    create(&f, old_path, 16); /* with ".weight", and vectors too */
     add_bitmask(&f, "a.weight", a, B_ROWS, B_COLS, SAFETENSORS_F16, 0, 0);
     add_bitmask(&f, "b.weight", b, 8, 9, SAFETENSORS_BF16, 0, 0);
     add_bitmask(&f, "norm.weight", norm, 1, 21, SAFETENSORS_F16, 0, 1);
     commit(&f);
-    create(&f, new_path);
+    create(&f, new_path, 16);
     add_bitmask(&f, "a", a, B_ROWS, B_COLS, SAFETENSORS_F16, 0, 0);
     add_bitmask(&f, "b", b, 8, 9, SAFETENSORS_BF16, 0, 0);
     add(&f, "norm.weight", SAFETENSORS_F16, 1, 21, 0, 0, norm);
     commit(&f);
-    create(&f, dense_path);
+    create(&f, dense_path, 16);
     add(&f, "a.weight", SAFETENSORS_F16, 2, B_ROWS, B_COLS, 0, a);
     add(&f, "b.weight", SAFETENSORS_BF16, 2, 8, 9, 0, b);
     add(&f, "norm.weight", SAFETENSORS_F16, 1, 21, 0, 0, norm);
@@ -233,10 +233,10 @@ static void make_bitmask24(const char *path, const char *dense_path)
 {
     uint16_t *a = (uint16_t *)make_weight(B_ROWS, B_COLS, SAFETENSORS_F16, 0.6, 1); /* zeros are kept, too */
     file      f;
-    create(&f, path);
+    create(&f, path, 16);
     add_bitmask(&f, "a", a, B_ROWS, B_COLS, SAFETENSORS_F16, 1, 0);
     commit(&f);
-    create(&f, dense_path);
+    create(&f, dense_path, 16);
     add(&f, "a.weight", SAFETENSORS_F16, 2, B_ROWS, B_COLS, 0, a);
     commit(&f);
     free(a);
@@ -269,7 +269,7 @@ static void make_layers(const char *path, int count, size_t rows, size_t cols, c
     void                   *values = make_weight(rows, cols, dtype, zeros, 1); /* the same ones in every layer */
     file                    f;
     int                     i;
-    create(&f, path);
+    create(&f, path, count);
     for (i = 0; i < count; i++) {
         char name[64];
         if (count > 1)
@@ -286,7 +286,7 @@ static void make_large(const char *path)
 {
     float values[64] = {1e6f, 0, -1e6f};
     file  f;
-    create(&f, path);
+    create(&f, path, 16);
     add(&f, "large.weight", SAFETENSORS_F32, 2, 8, 8, 0, values);
     commit(&f);
 }

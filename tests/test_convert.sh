@@ -77,6 +77,12 @@ for threads in 1 3; do
 done
 cmp threads1 threads3
 
+echo "a weight of many strips"
+"$tool" layers wide.safetensors 1 2100 2050 BF16 0.5
+expect 0 "$convert" --verify wide.safetensors t2.safetensors
+expect 0 "$convert" --decode --verify t2.safetensors d.safetensors
+"$tool" converted wide.safetensors d.safetensors
+
 echo "shards"
 mkdir shards
 "$tool" shards shards
