@@ -99,13 +99,11 @@ static inline const char *npy_read_header(FILE *file, npy_header *header)
     return NULL;
 }
 
-/* npy_read() : the matrix as fp16 or bf16 bits in fresh memory; free() it. <f2 and <f4 are rounded to dtype where they
- * differ from it, <u2 is taken as bits of dtype (NumPy has no bf16). Returns NULL, or an English sentence. */
-static inline const char *npy_read(const char *path, spinfer_dtype dtype, uint16_t **dense, size_t *rows, size_t *cols)
+/* npy_read_file() : as npy_read(), from an open file that can seek. */
+static inline const char *npy_read_file(FILE *file, spinfer_dtype dtype, uint16_t **dense, size_t *rows, size_t *cols)
 {
-    FILE       *file = fopen(path, "rb");
     npy_header  header;
-    const char *error = file ? npy_read_header(file, &header) : "cannot be opened";
+    const char *error = npy_read_header(file, &header);
     if (!error) {
         const size_t height = (size_t)header.rows, width = (size_t)header.cols, bytes = header.descr[2] == '4' ? 4 : 2;
         const int    is_raw = header.descr[1] == 'u' || (bytes == 2 && dtype == SPINFER_FP16);
@@ -126,6 +124,15 @@ static inline const char *npy_read(const char *path, spinfer_dtype dtype, uint16
         else
             *dense = result, *rows = height, *cols = width;
     }
+    return error;
+}
+
+/* npy_read() : the matrix as fp16 or bf16 bits in fresh memory; free() it. <f2 and <f4 are rounded to dtype where they
+ * differ from it, <u2 is taken as bits of dtype (NumPy has no bf16). Returns NULL, or an English sentence. */
+static inline const char *npy_read(const char *path, spinfer_dtype dtype, uint16_t **dense, size_t *rows, size_t *cols)
+{
+    FILE       *file = fopen(path, "rb");
+    const char *error = file ? npy_read_file(file, dtype, dense, rows, cols) : "cannot be opened";
     if (file) fclose(file);
     return error;
 }
