@@ -2232,8 +2232,8 @@ SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_ENCODE_WARPS, SPINFER_DECOMPR
 SPINFER_API spinfer_status spinfer_encode_device_bytes(size_t rows, size_t cols, uint64_t *most_data_bytes,
                                                        size_t *workspace_bytes)
 {
-    const uint64_t groups = spinfer_offsets_bytes(rows, cols) / 4 - 1;
-    if (spinfer_offsets_bytes(rows, cols) == 0) return SPINFER_ERR_SHAPE;
+    const uint64_t offsets_bytes = spinfer_offsets_bytes(rows, cols), groups = offsets_bytes / 4 - 1;
+    if (offsets_bytes == 0) return SPINFER_ERR_SHAPE;
     if ((groups * (SPINFER_RECORD_VALUES / 16) + 7) / 8 * 8 > UINT32_MAX) return SPINFER_ERR_OVERFLOW;
     if (most_data_bytes) *most_data_bytes = (groups * SPINFER_RECORD_MAX_BYTES + 127) / 128 * 128;
     if (workspace_bytes)
