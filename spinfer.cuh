@@ -1732,9 +1732,9 @@ SPINFER_DEVICE void spinfer_encode_values(const uint32_t *words, unsigned char *
     spinfer_tile_row row = spinfer_locate_step(record, first, 0, lane);
     SPINFER_UNROLL
     for (int step = 0; step < 8; step++) {
-        const spinfer_tile_row next = spinfer_locate_step(record, first, step < 7 ? step + 1 : 7, lane);
-        spinfer_place_row(words + 4 * step, row);
-        row = next;
+        const spinfer_tile_row now = row;
+        if (step < 7) row = spinfer_locate_step(record, first, step + 1, lane);
+        spinfer_place_row(words + 4 * step, now);
     }
     if ((uint32_t)lane < (0 - nnz) % 8) spinfer_shared_store_u16(zeros, 0);
 }
@@ -1884,12 +1884,12 @@ SPINFER_DEVICE void spinfer_decompress_warp(const spinfer_decompress_args *args,
     spinfer_tile_row tile_row = spinfer_locate_step(record, first, 0, lane);
     SPINFER_UNROLL
     for (int step = 0; step < 8; step++, to += 8 * args->ld) {
-        const spinfer_tile_row next = spinfer_locate_step(record, first, step < 7 ? step + 1 : 7, lane);
+        const spinfer_tile_row now = tile_row;
         uint32_t               words[4], inside = 8;
+        if (step < 7) tile_row = spinfer_locate_step(record, first, step + 1, lane);
         if (!whole) inside = spinfer_inside(args->W.rows, args->W.cols, row + 8 * (uint32_t)step, col);
-        spinfer_decode_row(tile_row, words);
+        spinfer_decode_row(now, words);
         spinfer_store_weights(to, words, inside, args->aligned);
-        tile_row = next;
     }
 }
 
