@@ -244,7 +244,8 @@ SPINFER_API spinfer_status spinfer_encode_device(const void *dense, size_t rows,
  *   stream    in   cudaStream_t
  *
  *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
- *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH: nothing was enqueued. CUDA: the runtime refused. */
+ *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH: nothing was enqueued. CUDA: the runtime
+ *               refused. */
 SPINFER_API spinfer_status spinfer_decompress_device(const spinfer_matrix *W, void *dense, size_t ld,
                                                      struct CUstream_st *stream);
 
@@ -1650,7 +1651,8 @@ SPINFER_DEVICE uint32_t spinfer_add_record(spinfer_encode_sums *sums, uint32_t n
     return units;
 }
 
-/* spinfer_encode_finish() : adds the sums of the warps to those of the other blocks; the last block writes the result. */
+/* spinfer_encode_finish() : adds the sums of the warps to those of the other blocks; the last block writes the
+ * result. */
 SPINFER_DEVICE void spinfer_encode_finish(const spinfer_encode_args *args, const spinfer_encode_sums *sums,
                                           uint32_t blocks, int lane, int warp)
 {

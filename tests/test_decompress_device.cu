@@ -1,5 +1,5 @@
-/* Risk: the GPU decompresses other weights than the host, or writes next to them: an edge, an alignment, the gap between
- * rows, a slice.
+/* Risk: the GPU decompresses other weights than the host, or writes next to them: an edge, an alignment, the gap
+ * between rows, a slice.
  *
  * The image of the output (gpu.h) is what spinfer_decode() gives, and 0xff in all gaps and guards. */
 #define SPINFER_IMPLEMENTATION

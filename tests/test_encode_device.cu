@@ -1,5 +1,5 @@
-/* Risk: the GPU encodes other bytes than the host: an edge, a pattern, a threshold, an alignment, a tile that looks back
- * at the wrong one, a byte behind the capacity.
+/* Risk: the GPU encodes other bytes than the host: an edge, a pattern, a threshold, an alignment, a tile that looks
+ * back at the wrong one, a byte behind the capacity.
  *
  * Everything that a launch may write lies between guards and has an image of what it must hold (gpu.h): the arrays of
  * spinfer_encode() on the host, which also does the pruning. The workspace starts as garbage. */
