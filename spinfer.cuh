@@ -1408,8 +1408,8 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
 
 /* ---- 10. Encode and decompress ---------------------------------------------------------------
  *
- * A warp has one GroupTile. It handles it in eight steps of eight rows; in each a lane has eight weights of a row, which
- * are 16 bytes of the dense matrix, one row of a BitmapTile and one byte of its bitmap.
+ * A warp has one GroupTile. It handles it in eight steps of eight rows; in each a lane has eight weights of a row,
+ * which are 16 bytes of the dense matrix, one row of a BitmapTile and one byte of its bitmap.
  *
  * FIG 7, the lanes in step s
  *
@@ -1424,9 +1424,9 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
  *
  *     take a number    load, bitmaps, counts    publish sum    place values    look back    copy the records out
  *
- * Where its records begin is known when all tiles of smaller numbers have been counted. Each tile publishes its sum, and
- * later all that lies before and in it; the next ones add up what they find ("decoupled look-back", Merrill and Garland,
- * 2016). Numbers are taken in the order in which blocks start, so that nobody waits for a block that does not run. */
+ * Where its records begin is known when all tiles of smaller numbers have been counted. Each tile publishes its sum,
+ * and later all that lies before and in it; the next ones add up what they find ("decoupled look-back", Merrill and
+ * Garland, 2016). Numbers are taken by running blocks, in order, so that nobody waits for a block that does not run. */
 
 /* Warps of a block, and blocks of an SM that the registers shall allow. */
 #define SPINFER_ENCODE_WARPS 8

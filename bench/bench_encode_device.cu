@@ -3,8 +3,8 @@
  *   bench_encode_device [--csv FILE] [--repeats COUNT] [ROWSxCOLS ...]
  *
  * Every case is compared with the host byte by byte before it is timed and once more afterwards; a wrong result ends
- * the program. All arrays rotate over copies that together exceed 3x L2, as in bench_spmm. `sizes` is the counting pass,
- * `encode` the pass that a caller who knows a capacity needs alone, `both` one after the other on the same weights. */
+ * the program. All arrays rotate over copies that together exceed 3x L2, as in bench_spmm. `sizes` is the counting
+ * pass, `encode` the one pass of a caller who knows a capacity, `both` one after the other on the same weights. */
 #define SPINFER_IMPLEMENTATION
 #include "spinfer.cuh"
 

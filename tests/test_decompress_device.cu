@@ -14,7 +14,7 @@ typedef struct task {
     buffer         offsets, data, dense;
 } task;
 
-/* Under compute-sanitizer nothing lies behind the arrays, so that memcheck sees the first byte that is touched there. */
+/* Under compute-sanitizer nothing lies behind the arrays, so that memcheck sees the first byte touched there. */
 static task task_create(const uint16_t *dense, size_t rows, size_t cols, spinfer_dtype dtype, size_t ld, size_t shift)
 {
     task t;
