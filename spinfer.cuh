@@ -19,7 +19,7 @@
  *
  *   CONTENTS   1 Configuration       2 Host API            3 Vocabulary             4 Who owns what
  *              5 Decode              6 Memory              7 Tensor cores           8 The SpMM block
- *              9 Kernel stamps      10 Implementation
+ *              9 Kernel stamps      10 Encode, decompress   11 Implementation
  */
 #ifndef SPINFER_CUH
 #define SPINFER_CUH
@@ -161,6 +161,97 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
 SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
                                         size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
                                         size_t workspace_bytes, struct CUstream_st *stream);
+
+#endif /* !__CUDACC_RTC__ */
+
+/* ---- Encode and decompress on the GPU --------------------------------------------------------
+ *
+ * From a dense weight in device memory to TCA-BME and back, the same bytes as spinfer_encode() and spinfer_decode().
+ *
+ *     // once: what to allocate without looking at the weights
+ *     spinfer_encode_device_bytes(M, K, &most_data_bytes, &workspace_bytes);
+ *     // one pass over the weights: how much it will be. Copy `result` to the host when you need it.
+ *     spinfer_encode_sizes_device(dense, M, K, K, dtype, 0, result, workspace, workspace_bytes, stream);
+ *     // another pass encodes into result.data_bytes, or, without the call above, into as much as you like
+ *     spinfer_encode_device(dense, M, K, K, dtype, 0, offsets, offsets_bytes, data, data_bytes, &W, result, workspace,
+ *                           workspace_bytes, stream); */
+
+/* spinfer_encode_result : what the encoding kernels report, in device memory. */
+typedef struct spinfer_encode_result {
+    uint64_t data_bytes; /* that the data array needs, a multiple of 128                                          */
+    uint64_t nnz;        /* kept weights                                                                          */
+    uint32_t max_record; /* bytes of the largest record                                                           */
+    uint32_t status;     /* spinfer_status: OK; CAPACITY: data_bytes is more than there was; OVERFLOW: > 64 GiB   */
+} spinfer_encode_result;
+
+#ifndef __CUDACC_RTC__
+
+/* spinfer_encode_device_bytes() : sizes that depend on the shape alone. Pure. The offsets need
+ * spinfer_offsets_bytes().
+ *
+ *   most_data_bytes  out  of the data array if no weight is zero; or NULL
+ *   workspace_bytes  out  of the workspace, about 1 / 4096 of the dense bytes; or NULL
+ *   Errors    SHAPE, OVERFLOW (even a matrix of zeros would exceed 64 GiB) */
+SPINFER_API spinfer_status spinfer_encode_device_bytes(size_t rows, size_t cols, uint64_t *most_data_bytes,
+                                                       size_t *workspace_bytes);
+
+/* spinfer_encode_sizes_device() : what spinfer_encode_device() will need for this matrix. Reads the weights once.
+ *
+ *   dense      in   fp16 or bf16 bits [rows, cols] row-major, row r starts at dense + r * ld elements. Device memory,
+ *                   2-byte aligned; (uintptr_t)dense % 16 == 0 and ld % 8 == 0 is several times as fast.
+ *   rows       in   M, 1 .. SPINFER_MAX_DIM
+ *   cols       in   K, 1 .. SPINFER_MAX_DIM
+ *   ld         in   elements from one row to the next, >= cols
+ *   dtype      in   what the bits mean
+ *   threshold  in   magnitude pruning on the way: a weight is kept if |weight| > threshold, compared as bits:
+ *                   (bits & 0x7fff) > threshold. 0 keeps what spinfer_encode() keeps. spinfer_from_float() makes the
+ *                   bits of other thresholds, up to infinity. NaNs always stay.
+ *   result     out  device memory, 8-byte aligned. Written when the kernel ends.
+ *   workspace       device memory, 16-byte aligned, of spinfer_encode_device_bytes(); it may hold anything. Launches
+ *                   that may overlap (two streams) need one each.
+ *   stream     in   cudaStream_t
+ *
+ *   Stream      enqueues a memset and a kernel, never synchronises, can be captured in a CUDA graph
+ *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE (also a threshold that is negative or NaN), CAPACITY (workspace),
+ *               OVERFLOW (as above), ARCH: nothing was enqueued. CUDA: the runtime refused. */
+SPINFER_API spinfer_status spinfer_encode_sizes_device(const void *dense, size_t rows, size_t cols, size_t ld,
+                                                       spinfer_dtype dtype, uint16_t threshold,
+                                                       spinfer_encode_result *result, void *workspace,
+                                                       size_t workspace_bytes, struct CUstream_st *stream);
+
+/* spinfer_encode_device() : dense -> TCA-BME in one pass over the weights.
+ *
+ *   dense .. threshold      in   as above
+ *   offsets, offsets_bytes  out  device memory of at least spinfer_offsets_bytes(), 4-byte aligned
+ *   data, data_bytes        out  device memory, 128-byte aligned. spinfer_encode_sizes_device() says how much it takes;
+ *                                any other capacity may be tried: nothing is written behind it.
+ *   matrix                  out  host memory, set at once: describes the arrays as the kernel will leave them. Its
+ *                                data_bytes is the capacity and its max_record the largest possible one; set both from
+ *                                the result where you have it, for spinfer_spmm() then fits more into shared memory.
+ *   result .. stream             as above
+ *
+ *   No two arrays may overlap. If result->status is not OK, the arrays hold no matrix: do not use them.
+ *   Stream, Errors               as above, and CAPACITY also if offsets or data cannot hold even a matrix of zeros */
+SPINFER_API spinfer_status spinfer_encode_device(const void *dense, size_t rows, size_t cols, size_t ld,
+                                                 spinfer_dtype dtype, uint16_t threshold, uint32_t *offsets,
+                                                 uint64_t offsets_bytes, void *data, uint64_t data_bytes,
+                                                 spinfer_matrix *matrix, spinfer_encode_result *result, void *workspace,
+                                                 size_t workspace_bytes, struct CUstream_st *stream);
+
+/* spinfer_decompress_device() : TCA-BME -> dense, bit-exact but for the sign of zeros, which come back as +0.
+ *
+ *   W         in   the struct in host memory, its two arrays in device memory; a slice is fine. Trusted: run
+ *                  spinfer_validate() on what you did not encode.
+ *   dense     out  [rows, cols] row-major, every element written. Device memory, 2-byte aligned;
+ *                  (uintptr_t)dense % 16 == 0 and ld % 8 == 0 is several times as fast.
+ *   ld        in   elements from one row to the next, >= cols; the gap behind a row is not written
+ *   stream    in   cudaStream_t
+ *
+ *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
+ *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH: nothing was enqueued. CUDA: the runtime
+ *               refused. */
+SPINFER_API spinfer_status spinfer_decompress_device(const spinfer_matrix *W, void *dense, size_t ld,
+                                                     struct CUstream_st *stream);
 
 #endif /* !__CUDACC_RTC__ */
 
@@ -1375,11 +1466,526 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
     X(bf16_n32, SPINFER_BF16, 32, 2, 4, 28)                                                                               \
     X(bf16_n64, SPINFER_BF16, 64, 2, 8, 16)
 
+/* ---- 10. Encode and decompress ---------------------------------------------------------------
+ *
+ * A warp has one GroupTile. It handles it in eight steps of eight rows; in each a lane has eight weights of a row,
+ * which are 16 bytes of the dense matrix, one row of a BitmapTile and one byte of its bitmap.
+ *
+ * FIG 7, the lanes in step s
+ *
+ *                columns 0..7    8..15   16..23   24..31
+ *     row 8s            L0       L1       L2       L3
+ *     row 8s + 1        L4       L5       L6       L7
+ *      ...
+ *     row 8s + 7        L28      L29      L30      L31
+ *     BitmapTile        2s     2s + 1  2s + 16  2s + 17
+ *
+ * FIG 8, a block of warps encodes as many neighbouring GroupTiles, a tile of work, in one pass over the weights
+ *
+ *     take a number    load, bitmaps, counts    publish sum    place values    look back    copy the records out
+ *
+ * Where its records begin is known when all tiles of smaller numbers have been counted. Each tile publishes its sum,
+ * and later all that lies before and in it; the next ones add up what they find ("decoupled look-back", Merrill and
+ * Garland, 2016). Numbers are taken by running blocks, in order, so that nobody waits for a block that does not run. */
+
+/* Warps of a block, and blocks of an SM that the registers shall allow. */
+#define SPINFER_ENCODE_WARPS 8
+#define SPINFER_ENCODE_BLOCKS 4
+#define SPINFER_DECOMPRESS_BLOCKS 5
+
+/* Start of the workspace, zeros before each launch. Behind it, [tiles] published sums: 0: not yet, 2 * units of the
+ * tile, or 1 + 2 * units of it and all before it. */
+typedef struct spinfer_encode_totals {
+    uint64_t nnz, units;
+    uint32_t most;   /* values of the largest record             */
+    uint32_t ticket; /* number of the next tile                  */
+    uint32_t done;   /* blocks that have added to the sums above */
+    uint32_t unused;
+} spinfer_encode_totals;
+
+/* Everything the encoding kernels need, by value. */
+typedef struct spinfer_encode_args {
+    const uint16_t        *dense;
+    uint64_t               ld;
+    uint32_t               rows, cols, col_groups;
+    uint32_t               groups, tiles; /* GroupTiles, tiles of SPINFER_ENCODE_WARPS of them     */
+    uint32_t               above;         /* spinfer_kept_bits()                                    */
+    uint32_t               aligned;       /* 1: every row of a GroupTile is 16-byte aligned         */
+    uint32_t              *offsets;
+    unsigned char         *data;
+    uint64_t               capacity; /* of data, units of 16 bytes                                  */
+    spinfer_encode_result *result;
+    spinfer_encode_totals *totals;
+    uint64_t              *published; /* [tiles]                                                     */
+} spinfer_encode_args;
+
+typedef struct spinfer_decompress_args {
+    spinfer_matrix W;
+    uint16_t      *dense;
+    uint64_t       ld;
+    uint32_t       col_groups, groups, aligned;
+} spinfer_decompress_args;
+
+/* spinfer_step_tile() : the BitmapTile of a lane in a step; its row there is lane / 4. */
+SPINFER_HD int spinfer_step_tile(int step, int lane) { return spinfer_bitmap_tile_at(8 * step, 8 * (lane % 4)); }
+
+/* spinfer_kept_bits() : which of eight neighbouring weights are kept, one bit each, the first one lowest.
+ *
+ *   words     in   [4] registers of two weights each
+ *   above     in   (0x7fff - threshold) * 0x10001: added to two magnitudes at once, it sets the bits above them where
+ *                  they exceed the threshold */
+SPINFER_HD uint32_t spinfer_kept_bits(const uint32_t *words, uint32_t above)
+{
+    uint32_t bits = 0;
+    int      i;
+    SPINFER_UNROLL
+    for (i = 0; i < 4; i++) bits |= ((words[i] & 0x7fff7fffu) + above) >> (15 - 2 * i) & 0x00010001u << (2 * i);
+    return (bits | bits >> 15) & 0xff;
+}
+
+/* A row of a BitmapTile: its eight bits (above them, anything) and the place of its first value. */
+typedef struct spinfer_tile_row {
+    uint32_t       bits;
+    spinfer_shared place;
+} spinfer_tile_row;
+
+/* spinfer_locate_row() : row 0..7 of a BitmapTile, given the place of the first value of the tile. */
+SPINFER_HD spinfer_tile_row spinfer_locate_row(uint64_t bitmap, spinfer_shared values, int row)
+{
+    const uint32_t   low = (uint32_t)bitmap, word = row < 4 ? low : (uint32_t)(bitmap >> 32);
+    const int        shift = 8 * (row % 4);
+    spinfer_tile_row r;
+    r.bits = word >> shift;
+    r.place = values + 2 * (spinfer_popcount(word & ((1u << shift) - 1)) + (row < 4 ? 0 : spinfer_popcount(low)));
+    return r;
+}
+
+/* spinfer_place_pair() : stores the kept ones of two weights in a register, given the bit of the lower one, and moves
+ * `place` on. In one piece, because a compiler that sees a conditional addition copies the register around it. */
+SPINFER_HD void spinfer_place_pair(spinfer_shared *place, uint32_t bits, uint32_t bit, uint32_t word)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("{ .reg .pred low, high; .reg .b16 values<2>; .reg .b32 masked;\n"
+                 "mov.b32 {values0, values1}, %1;\n"
+                 "and.b32 masked, %2, %3; setp.ne.u32 low, masked, 0;\n"
+                 "and.b32 masked, %2, %4; setp.ne.u32 high, masked, 0;\n"
+                 "@low st.shared.u16 [%0], values0;\n"
+                 "@low add.u32 %0, %0, 2;\n"
+                 "@high st.shared.u16 [%0], values1;\n"
+                 "@high add.u32 %0, %0, 2; }"
+                 : "+r"(*place)
+                 : "r"(word), "r"(bits), "r"(bit), "r"(2 * bit)
+                 : "memory");
+#else
+    uint16_t *to = (uint16_t *)(uintptr_t)*place;
+    if (bits & bit) *to++ = (uint16_t)word;
+    if (bits & 2 * bit) *to++ = (uint16_t)(word >> 16);
+    *place = (spinfer_shared)(const void *)to;
+#endif
+}
+
+/* spinfer_place_row() : the kept ones of eight weights, [4] registers of two, to their place in shared memory. */
+SPINFER_HD void spinfer_place_row(const uint32_t *words, spinfer_tile_row row)
+{
+    int i;
+    SPINFER_UNROLL
+    for (i = 0; i < 4; i++) spinfer_place_pair(&row.place, row.bits, 1u << (2 * i), words[i]);
+}
+
+/* spinfer_decode_row() : the way back, eight weights into [4] registers of two. */
+SPINFER_HD void spinfer_decode_row(spinfer_tile_row row, uint32_t *words)
+{
+    uint32_t values[8];
+    int      i;
+    spinfer_quad_load(row.place, row.bits << 1, values);
+    spinfer_quad_load(row.place + 2 * spinfer_popcount(row.bits & 15), row.bits >> 3, values + 4);
+    SPINFER_UNROLL
+    for (i = 0; i < 4; i++) words[i] = spinfer_pack(values[2 * i], values[2 * i + 1]);
+}
+
+#ifdef __CUDA_ARCH__
+
+/* 16 bytes from and to global memory. The loads leave the L1 alone; nobody writes there while the kernel runs. */
+SPINFER_DEVICE void spinfer_global_load_16(const void *from, uint32_t *words)
+{
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "l"(from));
+}
+
+SPINFER_DEVICE void spinfer_global_store_16(void *to, const uint32_t *words)
+{
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+}
+
+/* A number that other blocks may be writing or reading right now. Nothing else is ordered by it. */
+SPINFER_DEVICE uint64_t spinfer_load_relaxed(const uint64_t *from)
+{
+    uint64_t value;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+    return value;
+}
+
+SPINFER_DEVICE void spinfer_store_relaxed(uint64_t *to, uint64_t value)
+{
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+/* spinfer_scan_warp() : the sum over this lane and those below. Scope: warp. */
+SPINFER_DEVICE uint32_t spinfer_scan_warp(uint32_t value, int lane)
+{
+    SPINFER_UNROLL
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const uint32_t below = __shfl_up_sync(0xffffffffu, value, distance);
+        if (lane >= distance) value += below;
+    }
+    return value;
+}
+
+/* How many of the eight weights from (row, col) on lie inside the matrix. */
+SPINFER_DEVICE uint32_t spinfer_inside(uint32_t rows, uint32_t cols, uint32_t row, uint32_t col)
+{
+    const uint32_t left = row < rows && col < cols ? cols - col : 0;
+    return left < 8 ? left : 8;
+}
+
+/* spinfer_load_weights() : a lane's 64 weights of a GroupTile into words [8 steps][4], zeros outside of the matrix. */
+SPINFER_DEVICE void spinfer_load_weights(const spinfer_encode_args *args, uint32_t group, uint32_t *words, int lane)
+{
+    const uint32_t  row_group = group / args->col_groups, corner = row_group * SPINFER_GROUP_ROWS;
+    const uint32_t  left = (group - row_group * args->col_groups) * SPINFER_GROUP_COLS;
+    const uint32_t  row = corner + (uint32_t)lane / 4, col = left + 8 * ((uint32_t)lane % 4);
+    const uint16_t *from = args->dense + row * args->ld + col;
+    if (args->aligned && args->rows - corner >= SPINFER_GROUP_ROWS && args->cols - left >= SPINFER_GROUP_COLS) {
+        SPINFER_UNROLL
+        for (int step = 0; step < 8; step++) spinfer_global_load_16(from + 8 * step * args->ld, words + 4 * step);
+        return;
+    }
+    SPINFER_UNROLL
+    for (int step = 0; step < 8; step++) {
+        const uint32_t  inside = spinfer_inside(args->rows, args->cols, row + 8 * (uint32_t)step, col);
+        const uint16_t *weights = from + 8 * step * args->ld;
+        if (args->aligned && inside == 8) {
+            spinfer_global_load_16(weights, words + 4 * step);
+        } else {
+            SPINFER_UNROLL
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t low = 2 * i < inside ? weights[2 * i] : 0;
+                const uint32_t high = 2 * i + 1 < inside ? weights[2 * i + 1] : 0;
+                words[4 * step + i] = low | high << 16;
+            }
+        }
+    }
+}
+
+/* What a warp has encoded so far. In shared memory: the registers belong to the weights. Lane 0 keeps it. */
+typedef struct spinfer_encode_sums {
+    uint64_t nnz, units;
+    uint32_t most; /* values of the largest record */
+} spinfer_encode_sums;
+
+/* What the warps of a block tell each other. */
+typedef struct spinfer_encode_shared {
+    spinfer_encode_sums sums[SPINFER_ENCODE_WARPS];
+    uint64_t            begin;                       /* first unit of the tile                       */
+    uint32_t            units[SPINFER_ENCODE_WARPS]; /* of the warp's record in this tile, 0 if none */
+    uint32_t            tile;
+} spinfer_encode_shared;
+
+SPINFER_DEVICE void spinfer_clear_sums(spinfer_encode_sums *sums, int lane)
+{
+    if (lane == 0) sums->nnz = sums->units = sums->most = 0;
+}
+
+/* Adds a record and returns its units. */
+SPINFER_DEVICE uint32_t spinfer_add_record(spinfer_encode_sums *sums, uint32_t nnz, int lane)
+{
+    const uint32_t units = spinfer_record_bytes(nnz) / 16;
+    if (lane == 0) {
+        sums->nnz += nnz;
+        sums->units += units;
+        if (nnz > sums->most) sums->most = nnz;
+    }
+    return units;
+}
+
+/* spinfer_encode_finish() : adds the sums of the warps to those of the other blocks; the last block writes the
+ * result. */
+SPINFER_DEVICE void spinfer_encode_finish(const spinfer_encode_args *args, const spinfer_encode_sums *sums,
+                                          uint32_t blocks, int lane, int warp)
+{
+    spinfer_encode_totals *totals = args->totals;
+    spinfer_encode_sums    sum = {0, 0, 0};
+    __syncthreads(); /* the sums of all warps are visible */
+    if (warp != 0 || lane != 0) return;
+    for (int other = 0; other < SPINFER_ENCODE_WARPS; other++) {
+        sum.nnz += sums[other].nnz;
+        sum.units += sums[other].units;
+        if (sums[other].most > sum.most) sum.most = sums[other].most;
+    }
+    atomicAdd((unsigned long long *)&totals->nnz, (unsigned long long)sum.nnz);
+    atomicAdd((unsigned long long *)&totals->units, (unsigned long long)sum.units);
+    atomicMax(&totals->most, sum.most);
+    if (spinfer_arrive_global(&totals->done) != blocks - 1) return;
+
+    const uint64_t units = (spinfer_load_relaxed(&totals->units) + 7) / 8 * 8; /* whole lines of 128 bytes */
+    args->result->data_bytes = 16 * units;
+    args->result->nnz = spinfer_load_relaxed(&totals->nnz);
+    args->result->max_record = spinfer_record_bytes(atomicMax(&totals->most, 0u));
+    args->result->status = SPINFER_OK;
+    if (units > args->capacity) args->result->status = SPINFER_ERR_CAPACITY;
+    if (units > 0xffffffffu) args->result->status = SPINFER_ERR_OVERFLOW;
+}
+
+/* spinfer_encode_sizes_block() : the kernel that only counts. Each warp takes every so many-th GroupTile. */
+SPINFER_DEVICE void spinfer_encode_sizes_block(const spinfer_encode_args *args, spinfer_encode_shared *shared,
+                                               uint32_t block, uint32_t blocks, int lane, int warp)
+{
+    spinfer_clear_sums(&shared->sums[warp], lane);
+    SPINFER_NO_UNROLL
+    for (uint32_t group = block * SPINFER_ENCODE_WARPS + (uint32_t)warp; group < args->groups;
+         group += blocks * SPINFER_ENCODE_WARPS) {
+        uint32_t words[32], kept = 0;
+        spinfer_load_weights(args, group, words, lane);
+        SPINFER_UNROLL
+        for (int step = 0; step < 8; step++)
+            kept += (uint32_t)spinfer_popcount(spinfer_kept_bits(words + 4 * step, args->above));
+        spinfer_add_record(&shared->sums[warp], __reduce_add_sync(0xffffffffu, kept), lane);
+    }
+    spinfer_encode_finish(args, shared->sums, blocks, lane, warp);
+}
+
+/* spinfer_encode_bitmaps() : bitmaps and tc_offsets of a record in shared memory. Returns the number of values before
+ * BitmapTile `lane` in `first` and that of the record. Scope: warp; a warp barrier publishes the tc_offsets. */
+SPINFER_DEVICE uint32_t spinfer_encode_bitmaps(const uint32_t *words, uint32_t above, unsigned char *record,
+                                               uint32_t *first, int lane)
+{
+    SPINFER_UNROLL
+    for (int step = 0; step < 8; step++)
+        record[SPINFER_RECORD_BITMAPS + 8 * spinfer_step_tile(step, lane) + lane / 4] =
+            (unsigned char)spinfer_kept_bits(words + 4 * step, above);
+    __syncwarp(); /* the bitmaps are complete */
+    const uint32_t kept =
+        (uint32_t)spinfer_popcount64(((const uint64_t *)(const void *)(record + SPINFER_RECORD_BITMAPS))[lane]);
+    const uint32_t sum = spinfer_scan_warp(kept, lane);
+    *first = sum - kept;
+    if (lane % 4 == 0) ((uint16_t *)(void *)record)[lane / 4] = (uint16_t)*first;
+    return __shfl_sync(0xffffffffu, sum, 31);
+}
+
+/* spinfer_locate_step() : the row of a BitmapTile that a lane has in a step. `first`: values before BitmapTile `lane`.
+ * Scope: warp. */
+SPINFER_DEVICE spinfer_tile_row spinfer_locate_step(const unsigned char *record, uint32_t first, int step, int lane)
+{
+    const int       tile = spinfer_step_tile(step, lane);
+    const uint64_t *bitmaps = (const uint64_t *)(const void *)(record + SPINFER_RECORD_BITMAPS);
+    const uint32_t  values = spinfer_shared_address(record) + SPINFER_RECORD_VALUES;
+    return spinfer_locate_row(bitmaps[tile], values + 2 * __shfl_sync(0xffffffffu, first, tile), lane / 4);
+}
+
+/* spinfer_encode_values() : the values of a record and the zeros behind them. Each row is located while the one before
+ * is stored. Scope: warp; a warp barrier publishes them. */
+SPINFER_DEVICE void spinfer_encode_values(const uint32_t *words, unsigned char *record, uint32_t first, uint32_t nnz,
+                                          int lane)
+{
+    const uint32_t   zeros = spinfer_shared_address(record) + SPINFER_RECORD_VALUES + 2 * (nnz + (uint32_t)lane);
+    spinfer_tile_row row = spinfer_locate_step(record, first, 0, lane);
+    SPINFER_UNROLL
+    for (int step = 0; step < 8; step++) {
+        const spinfer_tile_row now = row;
+        if (step < 7) row = spinfer_locate_step(record, first, step + 1, lane);
+        spinfer_place_row(words + 4 * step, now);
+    }
+    if ((uint32_t)lane < (0 - nnz) % 8) spinfer_shared_store_u16(zeros, 0);
+}
+
+/* spinfer_look_back() : units of all tiles before this one. Scope: warp. */
+SPINFER_DEVICE uint64_t spinfer_look_back(const uint64_t *published, uint32_t tile, int lane)
+{
+    uint64_t sum = 0;
+    SPINFER_NO_UNROLL
+    while (tile > 0) {     /* lane i looks at the tile i + 1 before */
+        uint64_t seen = 1; /* before the first tile there are no units */
+        if ((uint32_t)lane < tile) {
+            SPINFER_NO_UNROLL
+            do seen = spinfer_load_relaxed(published + (tile - 1 - (uint32_t)lane));
+            while (seen == 0);
+        }
+        const uint32_t complete = __ballot_sync(0xffffffffu, (int)(seen & 1)); /* those that include all before them */
+        const int      last = complete ? __ffs((int)complete) - 1 : 32;
+        sum += __reduce_add_sync(0xffffffffu, lane < last ? (uint32_t)(seen / 2) : 0);
+        if (complete) return sum + __shfl_sync(0xffffffffu, seen, last) / 2;
+        tile -= 32;
+    }
+    return sum;
+}
+
+/* spinfer_store_record() : a record from shared to global memory, and its offset. Nothing behind the capacity. The warp
+ * that has the last record also ends the offsets and fills the last line of data with zeros. Scope: warp. */
+SPINFER_DEVICE void spinfer_store_record(const spinfer_encode_args *args, const unsigned char *record, uint32_t group,
+                                         uint64_t begin, uint32_t units, int lane)
+{
+    const uint64_t end = begin + units, line = (end + 7) / 8 * 8;
+    if (lane == 0) args->offsets[group] = (uint32_t)begin;
+    if (end <= args->capacity) { /* from a multiple of 128 bytes on, so that a warp stores whole lines */
+        SPINFER_NO_UNROLL
+        for (int unit = lane - (int)(begin % 8); unit < (int)units; unit += 32) {
+            if (unit >= 0) {
+                const uint4    value = ((const uint4 *)(const void *)record)[unit];
+                const uint32_t words[4] = {value.x, value.y, value.z, value.w};
+                spinfer_global_store_16(args->data + 16 * (begin + (uint64_t)unit), words);
+            }
+        }
+    }
+    if (group == args->groups - 1) {
+        const uint32_t zeros[4] = {0, 0, 0, 0};
+        if (lane == 0) args->offsets[args->groups] = (uint32_t)end;
+        if (line <= args->capacity && (uint64_t)lane < line - end)
+            spinfer_global_store_16(args->data + 16 * (end + (uint64_t)lane), zeros);
+    }
+}
+
+/* spinfer_encode_tile() : one tile of work. Returns the number of the next one, to the first thread of the block.
+ *
+ *   record    shared memory of the calling warp, SPINFER_RECORD_MAX_BYTES
+ *   Scope     block */
+SPINFER_DEVICE uint32_t spinfer_encode_tile(const spinfer_encode_args *args, unsigned char *record,
+                                            spinfer_encode_shared *shared, uint32_t tile, int lane, int warp)
+{
+    const uint32_t group = tile * SPINFER_ENCODE_WARPS + (uint32_t)warp;
+    uint32_t       words[32], first = 0, nnz = 0, units = 0, all = 0, next = 0;
+    if (group < args->groups) {
+        spinfer_load_weights(args, group, words, lane);
+        nnz = spinfer_encode_bitmaps(words, args->above, record, &first, lane);
+        units = spinfer_add_record(&shared->sums[warp], nnz, lane);
+    }
+    if (lane == 0) shared->units[warp] = units;
+    __syncthreads(); /* the units of all records are visible */
+    if (warp == 0) {
+        all = __reduce_add_sync(0xffffffffu, lane < SPINFER_ENCODE_WARPS ? shared->units[lane] : 0);
+        if (lane == 0) spinfer_store_relaxed(args->published + tile, 2 * (uint64_t)all);
+    }
+    if (group < args->groups) spinfer_encode_values(words, record, first, nnz, lane);
+    if (warp == 0) {
+        const uint64_t begin = spinfer_look_back(args->published, tile, lane);
+        if (lane == 0) {
+            spinfer_store_relaxed(args->published + tile, 2 * (begin + all) + 1);
+            shared->begin = begin;
+            next = atomicAdd(&args->totals->ticket, 1u); /* on its way while the records are copied */
+        }
+    }
+    __syncthreads(); /* the tile's first unit is visible, the records are complete */
+    if (group < args->groups) {
+        uint64_t begin = shared->begin;
+        for (int before = 0; before < warp; before++) begin += shared->units[before];
+        spinfer_store_record(args, record, group, begin, units, lane);
+    }
+    return next;
+}
+
+/* spinfer_encode_block() : the kernel. */
+SPINFER_DEVICE void spinfer_encode_block(const spinfer_encode_args *args, unsigned char *records,
+                                         spinfer_encode_shared *shared, uint32_t blocks, int lane, int warp)
+{
+    uint32_t next = 0;
+    spinfer_clear_sums(&shared->sums[warp], lane);
+    if (warp == 0 && lane == 0) next = atomicAdd(&args->totals->ticket, 1u);
+    SPINFER_NO_UNROLL
+    for (;;) {
+        if (warp == 0 && lane == 0) shared->tile = next;
+        __syncthreads(); /* the number of the tile is visible; all have left the tile before */
+        const uint32_t tile = shared->tile;
+        if (tile >= args->tiles) break;
+        next = spinfer_encode_tile(args, records + warp * SPINFER_RECORD_MAX_BYTES, shared, tile, lane, warp);
+    }
+    spinfer_encode_finish(args, shared->sums, blocks, lane, warp);
+}
+
+/* spinfer_fetch_record() : a record into shared memory. On return it is complete for the warp. */
+SPINFER_DEVICE void spinfer_fetch_record(const spinfer_matrix *W, uint32_t begin, uint32_t end, unsigned char *record,
+                                         int lane)
+{
+    const uint32_t       to = spinfer_shared_address(record), most = SPINFER_RECORD_MAX_BYTES / 16;
+    const uint32_t       units = end - begin < most ? end - begin : most;
+    const unsigned char *from = (const unsigned char *)W->data + 16 * (uint64_t)begin;
+    __syncwarp(); /* all lanes have left the record before */
+    SPINFER_NO_UNROLL
+    for (uint32_t unit = (uint32_t)lane; unit < units; unit += 32)
+        spinfer_cp_async_16(to + 16 * unit, from + 16 * unit, 16);
+    spinfer_cp_async_commit();
+    spinfer_cp_async_wait(0);
+    __syncwarp(); /* the copies of all lanes are visible */
+}
+
+/* spinfer_store_weights() : the eight weights in `words`, but for those from `inside` on. */
+SPINFER_DEVICE void spinfer_store_weights(uint16_t *to, const uint32_t *words, uint32_t inside, uint32_t aligned)
+{
+    if (aligned && inside == 8) {
+        spinfer_global_store_16(to, words);
+        return;
+    }
+    SPINFER_UNROLL
+    for (uint32_t i = 0; i < 8; i++)
+        if (i < inside) to[i] = (uint16_t)(words[i / 2] >> (16 * (i % 2)));
+}
+
+/* spinfer_decompress_warp() : one GroupTile, given its record in shared memory. Counts what lies before a BitmapTile
+ * from the bitmaps alone, so that no record makes it read past SPINFER_RECORD_MAX_BYTES. Scope: warp. */
+SPINFER_DEVICE void spinfer_decompress_warp(const spinfer_decompress_args *args, const unsigned char *record,
+                                            uint32_t row_group, uint32_t col_group, int lane)
+{
+    const uint64_t  *bitmaps = (const uint64_t *)(const void *)(record + SPINFER_RECORD_BITMAPS);
+    const uint32_t   kept = (uint32_t)spinfer_popcount64(bitmaps[lane]);
+    const uint32_t   first = spinfer_scan_warp(kept, lane) - kept;
+    const uint32_t   corner = row_group * SPINFER_GROUP_ROWS, left = col_group * SPINFER_GROUP_COLS;
+    const uint32_t   row = corner + (uint32_t)lane / 4, col = left + 8 * ((uint32_t)lane % 4);
+    const int        whole = args->W.rows - corner >= SPINFER_GROUP_ROWS && args->W.cols - left >= SPINFER_GROUP_COLS;
+    uint16_t        *to = args->dense + row * args->ld + col;
+    spinfer_tile_row tile_row = spinfer_locate_step(record, first, 0, lane);
+    SPINFER_UNROLL
+    for (int step = 0; step < 8; step++, to += 8 * args->ld) {
+        const spinfer_tile_row now = tile_row;
+        uint32_t               words[4], inside = 8;
+        if (step < 7) tile_row = spinfer_locate_step(record, first, step + 1, lane);
+        if (!whole) inside = spinfer_inside(args->W.rows, args->W.cols, row + 8 * (uint32_t)step, col);
+        spinfer_decode_row(now, words);
+        spinfer_store_weights(to, words, inside, args->aligned);
+    }
+}
+
+/* spinfer_decompress_block() : the kernel. Each warp takes every so many-th GroupTile; the offsets of the next one are
+ * loaded while it decodes. */
+SPINFER_DEVICE void spinfer_decompress_block(const spinfer_decompress_args *args, unsigned char *records,
+                                             uint32_t block, uint32_t blocks, int lane, int warp)
+{
+    const uint32_t  stride = blocks * SPINFER_ENCODE_WARPS;
+    unsigned char  *record = records + warp * SPINFER_RECORD_MAX_BYTES;
+    uint32_t        group = block * SPINFER_ENCODE_WARPS + (uint32_t)warp, begin = 0, end = 0;
+    uint32_t        row_group = group / args->col_groups, col_group = group - row_group * args->col_groups;
+    const uint32_t *offsets = args->W.offsets + (uint64_t)row_group * args->W.group_ld + col_group;
+    if (group < args->groups) begin = offsets[0], end = offsets[1];
+    SPINFER_NO_UNROLL
+    while (group < args->groups) {
+        const uint32_t this_row = row_group, this_col = col_group;
+        spinfer_fetch_record(&args->W, begin, end, record, lane);
+        group += stride;
+        row_group = group / args->col_groups;
+        col_group = group - row_group * args->col_groups;
+        offsets = args->W.offsets + (uint64_t)row_group * args->W.group_ld + col_group;
+        if (group < args->groups) begin = offsets[0], end = offsets[1];
+        spinfer_decompress_warp(args, record, this_row, this_col, lane);
+    }
+}
+
+#endif /* __CUDA_ARCH__ */
+
 #endif /* SPINFER_CUH */
 
 /* ==============================================================================================
  * ==============================================================================================
- * ---- 10. Implementation ----------------------------------------------------------------------
+ * ---- 11. Implementation ----------------------------------------------------------------------
  *
  * Below the include guard, so that a file may include the header first and ask for the implementation later. */
 
@@ -1647,6 +2253,182 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
         cudaLaunchKernelExC(&config, (const void *)kernel, parameters) != cudaSuccess)
         return SPINFER_ERR_CUDA;
     return SPINFER_OK;
+}
+
+#endif /* !__CUDACC_RTC__ */
+
+/* ---- Encode and decompress on the GPU: kernels of (lane, warp) threads, and their launches ---- */
+
+SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_ENCODE_WARPS, SPINFER_ENCODE_BLOCKS)
+    spinfer_encode_sizes_kernel(const __grid_constant__ spinfer_encode_args args)
+{
+#ifdef __CUDA_ARCH__
+    __shared__ spinfer_encode_shared shared;
+    spinfer_encode_sizes_block(&args, &shared, blockIdx.x, gridDim.x, (int)threadIdx.x, (int)threadIdx.y);
+#else
+    (void)args;
+#endif
+}
+
+SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_ENCODE_WARPS, SPINFER_ENCODE_BLOCKS)
+    spinfer_encode_kernel(const __grid_constant__ spinfer_encode_args args)
+{
+#ifdef __CUDA_ARCH__
+    __shared__ __align__(16) unsigned char records[SPINFER_ENCODE_WARPS * SPINFER_RECORD_MAX_BYTES];
+    __shared__ spinfer_encode_shared       shared;
+    spinfer_encode_block(&args, records, &shared, gridDim.x, (int)threadIdx.x, (int)threadIdx.y);
+#else
+    (void)args;
+#endif
+}
+
+SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_ENCODE_WARPS, SPINFER_DECOMPRESS_BLOCKS)
+    spinfer_decompress_kernel(const __grid_constant__ spinfer_decompress_args args)
+{
+#ifdef __CUDA_ARCH__
+    __shared__ __align__(16) unsigned char records[SPINFER_ENCODE_WARPS * SPINFER_RECORD_MAX_BYTES];
+    spinfer_decompress_block(&args, records, blockIdx.x, gridDim.x, (int)threadIdx.x, (int)threadIdx.y);
+#else
+    (void)args;
+#endif
+}
+
+#ifndef __CUDACC_RTC__
+
+SPINFER_API spinfer_status spinfer_encode_device_bytes(size_t rows, size_t cols, uint64_t *most_data_bytes,
+                                                       size_t *workspace_bytes)
+{
+    const uint64_t offsets_bytes = spinfer_offsets_bytes(rows, cols), groups = offsets_bytes / 4 - 1;
+    if (offsets_bytes == 0) return SPINFER_ERR_SHAPE;
+    if ((groups * (SPINFER_RECORD_VALUES / 16) + 7) / 8 * 8 > UINT32_MAX) return SPINFER_ERR_OVERFLOW;
+    if (most_data_bytes) *most_data_bytes = (groups * SPINFER_RECORD_MAX_BYTES + 127) / 128 * 128;
+    if (workspace_bytes)
+        *workspace_bytes =
+            sizeof(spinfer_encode_totals) + (size_t)((groups - 1) / SPINFER_ENCODE_WARPS + 1) * sizeof(uint64_t);
+    return SPINFER_OK;
+}
+
+/* Checks what both encoding functions have in common, and fills the arguments of their kernels. */
+static inline spinfer_status spinfer_detail_encode_args(const void *dense, size_t rows, size_t cols, size_t ld,
+                                                        spinfer_dtype dtype, uint16_t threshold,
+                                                        spinfer_encode_result *result, void *workspace,
+                                                        size_t workspace_bytes, spinfer_encode_args *args)
+{
+    const spinfer_status status = spinfer_detail_check_dense(dense, rows, cols, ld);
+    spinfer_status       size_status;
+    size_t               needed = 0;
+    if (!dense || !result || !workspace) return SPINFER_ERR_NULL;
+    if (status != SPINFER_OK) return status;
+    if ((uintptr_t)result % 8 || (uintptr_t)workspace % 16) return SPINFER_ERR_ALIGNMENT;
+    if (dtype != SPINFER_FP16 && dtype != SPINFER_BF16) return SPINFER_ERR_DTYPE;
+    if (threshold > (dtype == SPINFER_BF16 ? 0x7f80u : 0x7c00u)) return SPINFER_ERR_DTYPE; /* above infinity */
+    size_status = spinfer_encode_device_bytes(rows, cols, NULL, &needed);
+    if (size_status != SPINFER_OK) return size_status;
+    if (workspace_bytes < needed) return SPINFER_ERR_CAPACITY;
+    memset(args, 0, sizeof *args);
+    args->dense = (const uint16_t *)dense;
+    args->ld = ld;
+    args->rows = (uint32_t)rows;
+    args->cols = (uint32_t)cols;
+    args->col_groups = spinfer_col_groups(args->cols);
+    args->groups = spinfer_row_groups(args->rows) * args->col_groups;
+    args->tiles = (args->groups - 1) / SPINFER_ENCODE_WARPS + 1;
+    args->above = (0x7fffu - threshold) * 0x10001u;
+    args->aligned = ((uintptr_t)dense % 16 | ld % 8) == 0;
+    args->capacity = UINT64_MAX;
+    args->result = result;
+    args->totals = (spinfer_encode_totals *)workspace;
+    args->published = (uint64_t *)(args->totals + 1);
+    return SPINFER_OK;
+}
+
+/* Launches one of the kernels above with as many blocks as run at a time, but not more than there are tiles of work. */
+static inline spinfer_status spinfer_detail_launch(const void *kernel, void *args, uint32_t tiles, int blocks_per_sm,
+                                                   void *clear, size_t clear_bytes, struct CUstream_st *stream)
+{
+    spinfer_device       device;
+    cudaLaunchConfig_t   config = {};
+    const spinfer_status status = spinfer_device_query(&device);
+    uint32_t             blocks;
+    if (status != SPINFER_OK) return status;
+    if (device.compute < 80) return SPINFER_ERR_ARCH;
+    blocks = (uint32_t)(device.sm_count * blocks_per_sm);
+    config.gridDim = dim3(tiles < blocks ? tiles : blocks);
+    config.blockDim = dim3(32, SPINFER_ENCODE_WARPS);
+    config.stream = stream;
+    if ((clear_bytes && cudaMemsetAsync(clear, 0, clear_bytes, stream) != cudaSuccess) ||
+        cudaLaunchKernelExC(&config, kernel, &args) != cudaSuccess)
+        return SPINFER_ERR_CUDA;
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_encode_sizes_device(const void *dense, size_t rows, size_t cols, size_t ld,
+                                                       spinfer_dtype dtype, uint16_t threshold,
+                                                       spinfer_encode_result *result, void *workspace,
+                                                       size_t workspace_bytes, struct CUstream_st *stream)
+{
+    spinfer_encode_args  args;
+    const spinfer_status status =
+        spinfer_detail_encode_args(dense, rows, cols, ld, dtype, threshold, result, workspace, workspace_bytes, &args);
+    if (status != SPINFER_OK) return status;
+    return spinfer_detail_launch((const void *)spinfer_encode_sizes_kernel, &args, args.tiles, SPINFER_ENCODE_BLOCKS,
+                                 workspace, sizeof *args.totals, stream);
+}
+
+SPINFER_API spinfer_status spinfer_encode_device(const void *dense, size_t rows, size_t cols, size_t ld,
+                                                 spinfer_dtype dtype, uint16_t threshold, uint32_t *offsets,
+                                                 uint64_t offsets_bytes, void *data, uint64_t data_bytes,
+                                                 spinfer_matrix *matrix, spinfer_encode_result *result, void *workspace,
+                                                 size_t workspace_bytes, struct CUstream_st *stream)
+{
+    spinfer_encode_args args;
+    spinfer_status      status;
+    if (!offsets || !data || !matrix) return SPINFER_ERR_NULL;
+    status =
+        spinfer_detail_encode_args(dense, rows, cols, ld, dtype, threshold, result, workspace, workspace_bytes, &args);
+    if (status != SPINFER_OK) return status;
+    if ((uintptr_t)offsets % 4 || (uintptr_t)data % 128) return SPINFER_ERR_ALIGNMENT;
+    if (offsets_bytes < spinfer_offsets_bytes(rows, cols)) return SPINFER_ERR_CAPACITY;
+    if (data_bytes / 128 * 128 < (uint64_t)args.groups * SPINFER_RECORD_VALUES) return SPINFER_ERR_CAPACITY;
+    args.offsets = offsets;
+    args.data = (unsigned char *)data;
+    args.capacity = data_bytes / 128 * 8;
+    status = spinfer_detail_launch((const void *)spinfer_encode_kernel, &args, args.tiles, SPINFER_ENCODE_BLOCKS,
+                                   workspace, sizeof *args.totals + args.tiles * sizeof *args.published, stream);
+    if (status != SPINFER_OK) return status;
+    matrix->offsets = offsets;
+    matrix->data = data;
+    matrix->data_bytes = data_bytes / 128 * 128;
+    matrix->rows = args.rows;
+    matrix->cols = args.cols;
+    matrix->group_ld = args.col_groups;
+    matrix->max_record = SPINFER_RECORD_MAX_BYTES;
+    matrix->dtype = (uint32_t)dtype;
+    matrix->format = SPINFER_FORMAT_VERSION;
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_decompress_device(const spinfer_matrix *W, void *dense, size_t ld,
+                                                     struct CUstream_st *stream)
+{
+    spinfer_decompress_args args;
+    spinfer_status          status = spinfer_detail_check_matrix(W);
+    uint64_t                groups;
+    if (!dense) return SPINFER_ERR_NULL;
+    if (status == SPINFER_OK) status = spinfer_detail_check_dense(dense, W->rows, W->cols, ld);
+    if (status != SPINFER_OK) return status;
+    groups = (uint64_t)spinfer_row_groups(W->rows) * spinfer_col_groups(W->cols);
+    if (groups > UINT32_MAX / 17) return SPINFER_ERR_SHAPE; /* more records than 64 GiB hold */
+    memset(&args, 0, sizeof args);
+    args.W = *W;
+    args.dense = (uint16_t *)dense;
+    args.ld = ld;
+    args.col_groups = spinfer_col_groups(W->cols);
+    args.groups = (uint32_t)groups;
+    args.aligned = ((uintptr_t)dense % 16 | ld % 8) == 0;
+    return spinfer_detail_launch((const void *)spinfer_decompress_kernel, &args,
+                                 (args.groups - 1) / SPINFER_ENCODE_WARPS + 1, SPINFER_DECOMPRESS_BLOCKS, NULL, 0,
+                                 stream);
 }
 
 #endif /* !__CUDACC_RTC__ */
