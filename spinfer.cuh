@@ -71,11 +71,9 @@
 /* One macro for each instruction family that sm_80 lacks. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define SPINFER_HAS_BULK_COPY 1 /* cp.async.bulk, mbarrier.try_wait                       */
-#define SPINFER_HAS_CLUSTER 1   /* thread block clusters, distributed shared memory       */
 #define SPINFER_HAS_DEPENDENT 1 /* griddepcontrol: programmatic dependent launch          */
 #else
 #define SPINFER_HAS_BULK_COPY 0
-#define SPINFER_HAS_CLUSTER 0
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
@@ -105,10 +103,8 @@ typedef struct spinfer_plan {
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
     int warps_k;   /* warps that share the columns of a strip, >= 1                                              */
     int stages;    /* records that each warp buffers in shared memory, 2 .. 8                                    */
-    int splits;    /* ranges of K, 1 .. groups along K (at most 1024); their sums are added in the order of K    */
-    int cluster;   /* 1: the splits of a row group are one cluster and add through distributed shared memory
-                      (sm_90, splits <= 8); 0: they add through the workspace, which serves up to 16384 row
-                      groups * token blocks                                                                      */
+    int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
+                      through the workspace, in the order of K                                                   */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
@@ -512,7 +508,7 @@ SPINFER_DEVICE void spinfer_mbarrier_init(spinfer_shared barrier, uint32_t count
 
 SPINFER_DEVICE void spinfer_mbarrier_fence(void)
 {
-#if SPINFER_HAS_CLUSTER
+#if SPINFER_HAS_BULK_COPY
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); /* to the bulk copy engine */
 #endif
 }
@@ -627,21 +623,18 @@ typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
     uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece ..                               */
     uint32_t x_left;   /* [x_pieces] counters: .. and how many so far, to know who is the last              */
-    uint32_t received; /* barrier: the sums of the other blocks of the cluster have arrived                 */
     uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
     uint32_t stage;    /* bytes of a stage                                                                  */
     uint32_t sums;     /* bytes from the sums of a warp to those of the next: [tokens][68] floats, 64 rows  */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
     uint32_t x;        /* pieces of X: [x_pieces] of [tokens] rows of x_stride bytes                        */
     uint32_t x_stride; /* a row of a piece plus 32 bytes: the eight rows of a fragment hit different banks  */
-    uint32_t inbox;    /* sums from the other blocks of the cluster, behind the sums of this one            */
     uint32_t total;
 } spinfer_smem;
 
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t warps = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    const uint32_t splits = (uint32_t)plan->splits, units = (uint32_t)plan->strips * tokens / 2; /* of 128 sums */
     /* a record and its neighbours in its first and last line */
     const uint32_t stage = (max_record + 112 + 127) / 128 * 128;
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
@@ -649,16 +642,14 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     spinfer_smem   s;
     s.x_full = 8 * warps * (uint32_t)plan->stages;
     s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
-    s.received = s.x_empty + 8 * (uint32_t)plan->x_pieces;
-    s.x_left = s.received + 8;
+    s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > warp_sums ? ring : warp_sums;
     s.tables = s.rings + warps * ring;
     s.x = (s.tables + warps * 512 + 127) / 128 * 128;
     s.x_stride = (uint32_t)plan->x_cols * 64 + 32;
-    s.inbox = s.rings + warps * s.sums;
-    end = s.inbox + (plan->cluster ? (units + splits - 1) / splits * (splits - 1) * 512 : 0);
+    end = s.rings + warps * s.sums;
     s.total = s.x + (uint32_t)plan->x_pieces * tokens * s.x_stride;
     if (s.total < end) s.total = end;
     return s;
@@ -681,8 +672,7 @@ typedef struct spinfer_spmm_args {
     uint32_t        n;
     uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     float           alpha, beta;
-    uint32_t       *counters; /* [row groups * token blocks], zero between launches                        */
-    float          *partials; /* [row groups * token blocks][splits][units][32][4], see spinfer_reduce()   */
+    float          *partials; /* [row groups * token blocks][splits - 1][units][32][4], see spinfer_reduce() */
 } spinfer_spmm_args;
 
 #ifdef __CUDA_ARCH__
@@ -928,11 +918,11 @@ SPINFER_DEVICE void spinfer_multiply_record(const spinfer_dtype dtype, const int
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
- * into a slot; the arrivals of the 32 lanes complete its `full` barrier. Columns from K up to a whole GroupTile become
- * zeros, because 0 * NaN is no zero. Tokens from n on stay undefined: they only reach columns of Y that nobody stores.
- * Scope: warp. */
+ * into a slot. `parts` warps (`part` = 0, 1, ..) share the rows; the arrivals of the 32 lanes of part 0 and the bytes
+ * complete the slot's `full` barrier. Columns from K up to a whole GroupTile become zeros, because 0 * NaN is no zero.
+ * Tokens from n on stay undefined: they only reach columns of Y that nobody stores. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                    uint32_t col, uint32_t slot, uint32_t lane)
+                                    uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
 {
     const uint32_t tokens = (uint32_t)args->plan.tokens, x_cols = (uint32_t)args->plan.x_cols,
                    stride = args->layout.x_stride;
@@ -943,17 +933,23 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
         args->W.cols - first < groups * SPINFER_GROUP_COLS ? args->W.cols - first : groups * SPINFER_GROUP_COLS;
     const uint32_t  to = smem + args->layout.x + slot * tokens * stride, full = smem + args->layout.x_full + 8 * slot;
     const uint16_t *from = args->X + (uint64_t)block->token * args->ldx + first;
+    const int       aligned = ((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0;
 
-    if (((uint64_t)args->X % 16 | args->ldx % 8 | width % 8) == 0) { /* a lane copies whole rows */
+#if SPINFER_HAS_BULK_COPY
+    if (aligned) { /* a lane copies whole rows; the instruction takes the lanes one by one, so several warps help */
+        SPINFER_NO_UNROLL
+        for (uint32_t row = part + parts * lane; row < rows; row += parts * 32)
+            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+    }
+#endif
+    if (part > 0) return;
+    if (aligned) {
         SPINFER_NO_UNROLL
         for (uint32_t row = lane; row < rows; row += 32) SPINFER_NO_UNROLL
         for (uint32_t zero = width; zero < groups * SPINFER_GROUP_COLS; zero += 4)
             spinfer_shared_store_u32x2(to + row * stride + 2 * zero, 0, 0);
 #if SPINFER_HAS_BULK_COPY
-        spinfer_mbarrier_arrive_expect(full, (rows + 31 - lane) / 32 * 2 * width);
-        SPINFER_NO_UNROLL
-        for (uint32_t row = lane; row < rows; row += 32)
-            spinfer_bulk_copy(to + row * stride, from + row * args->ldx, 2 * width, full);
+        spinfer_mbarrier_arrive_expect(full, lane == 0 ? rows * 2 * width : 0);
 #else
         SPINFER_NO_UNROLL
         for (uint32_t row = 0; row < rows; row++) SPINFER_NO_UNROLL
@@ -984,54 +980,40 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
     const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
     const uint32_t     barriers = smem + 8 * warp * stages, ring = smem + layout.rings + warp * stages * layout.stage;
     const uint32_t     x_lane = smem + layout.x + lane / 4 * layout.x_stride + lane % 4 * 8 + 64 * block->part;
-    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
     const uint32_t     ring_end = ring + stages * layout.stage, ahead = stages * warps_k;
     uint32_t           at = ring, barrier = barriers, owner = 0, x_slot = 0, col = block->part;
     uint32_t           parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
 
-    /* offset of the first record */
     const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
     spinfer_stream  stream;
+
     stream.begin = stream.end = 0;
     stream.offsets = first + block->part + warps_k * lane;
     spinfer_stream_load(&stream, first + cols);
-    if (lane == 0) {
-        SPINFER_NO_UNROLL
-        for (uint32_t i = 0; i < stages; i++) spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
-        SPINFER_NO_UNROLL
-        for (uint32_t i = warp; i < x_pieces; i += warps) { /* piece 0: by the warp that fetches it */
-            spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
-            spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
-            spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
-        }
-        if (warp == 0) spinfer_mbarrier_init(smem + layout.received, 1);
-        spinfer_mbarrier_fence();
+    if (lane < stages) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+    if (warp == 0 && lane < x_pieces) {
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * lane, 32);
+        spinfer_mbarrier_init(smem + layout.x_empty + 8 * lane, 32 * warps);
+        spinfer_shared_store_u32(smem + layout.x_left + 4 * lane, 0);
     }
-    __syncwarp(); /* the barriers that this warp fetches to are ready */
+    spinfer_mbarrier_fence();
+    __syncthreads(); /* the barriers are ready for all */
+
     /* What is needed first is asked for first: the first piece of X, then the first record of every warp, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
-    SPINFER_NO_UNROLL
-    for (uint32_t begin = 0; begin < 2; begin++) { /* 0: the first of each, 1: the others */
-        SPINFER_NO_UNROLL
-        for (int turn = 0; turn < 2; turn++) {
-            if (turn == plan->dependent) {
-                const uint32_t end = begin ? x_pieces : 1;
+    if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, warp, warps, lane);
+    if (col < cols) spinfer_stream_fetch(&stream, args->W.data, ring, barriers, 0, lane);
 #if SPINFER_HAS_DEPENDENT
-                asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
+    asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
-                SPINFER_NO_UNROLL
-                for (uint32_t i = warp + begin; i < end && i * x_cols < block->cols; i += warps)
-                    spinfer_fetch_x(args, block, smem, i * x_cols, i, lane);
-            } else {
-                const uint32_t end = begin ? stages : 1;
-                SPINFER_NO_UNROLL
-                for (uint32_t i = begin; i < end && col + i * warps_k < cols; i++)
-                    spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
-            }
-        }
-        if (begin == 0) __syncthreads(); /* the barriers of X are ready for all */
-    }
+    SPINFER_NO_UNROLL
+    for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++)
+        spinfer_fetch_x(args, block, smem, i * x_cols, i, (warp + i) % warps, warps, lane);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 1; i < stages && col + i * warps_k < cols; i++)
+        spinfer_stream_fetch(&stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i, lane);
 
+    const spinfer_lane l = spinfer_lane_init(smem + layout.tables + 512 * warp, lane);
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
@@ -1064,7 +1046,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int n_
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
                 /* complete already: it orders the reads of the others before the copy */
                 spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1);
-                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, lane);
+                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
             }
         }
         if (++x_slot == x_pieces) x_slot = 0, parity ^= 2;
@@ -1089,7 +1071,6 @@ SPINFER_DEVICE void spinfer_add_sums(spinfer_sums *v, spinfer_sums w)
     for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
 }
 
-/* Adds sums in shared memory, or in global memory past the L1, which other blocks do not update. */
 SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
 {
     spinfer_sums w;
@@ -1100,21 +1081,58 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
     spinfer_add_sums(v, w);
 }
 
-SPINFER_DEVICE void spinfer_global_add_sums(const float *address, spinfer_sums *v)
+/* Partial sums travel between blocks through global memory, each float its own message: zero bits say "not there yet",
+ * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data itself
+ * (2 us less at the end of a kernel than a counter behind a fence, H200), adds it, and leaves zeros for the next
+ * launch. */
+SPINFER_DEVICE void spinfer_global_send_sums(float *address, spinfer_sums v)
 {
-    spinfer_sums w;
-    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
-                 : "l"(address)
+    uint32_t bits[4];
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) {
+        bits[i] = __float_as_uint(v.row[i]);
+        if (bits[i] == 0) bits[i] = 0x80000000u;
+    }
+    asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(bits[0]), "r"(bits[1]),
+                 "r"(bits[2]), "r"(bits[3])
                  : "memory");
-    spinfer_add_sums(v, w);
 }
 
-SPINFER_DEVICE void spinfer_global_store_sums(float *address, spinfer_sums v)
+SPINFER_DEVICE spinfer_sums spinfer_global_peek_sums(const float *address)
 {
-    asm volatile("st.global.cg.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.row[0]), "f"(v.row[1]),
-                 "f"(v.row[2]), "f"(v.row[3])
+    spinfer_sums v;
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.row[0]), "=f"(v.row[1]), "=f"(v.row[2]), "=f"(v.row[3])
+                 : "l"(address)
                  : "memory");
+    return v;
+}
+
+SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
+{
+    return __float_as_uint(v.row[0]) && __float_as_uint(v.row[1]) && __float_as_uint(v.row[2]) &&
+           __float_as_uint(v.row[3]);
+}
+
+/* Adds `count` messages, `stride` floats apart, in their order; four are on their way at a time. */
+SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, uint64_t stride, spinfer_sums *sum)
+{
+    SPINFER_NO_UNROLL
+    for (uint32_t k = 0; k < count; k += 4) {
+        spinfer_sums v[4];
+        SPINFER_UNROLL
+        for (uint32_t i = 0; i < 4; i++)
+            if (k + i < count) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
+        SPINFER_UNROLL
+        for (uint32_t i = 0; i < 4; i++) {
+            if (k + i >= count) continue;
+            while (!spinfer_sums_arrived(v[i])) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
+            spinfer_add_sums(sum, v[i]);
+            asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %1, %1, %1};" ::"l"(address + (k + i) * stride),
+                         "r"(0)
+                         : "memory");
+        }
+    }
 }
 
 /* Stores finished sums: Y = alpha sum + beta Y. */
@@ -1122,7 +1140,15 @@ SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spm
                                     uint32_t token, spinfer_sums sum)
 {
     if (token >= args->n) return;
-    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row;
+    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row, bits[4];
+    if (args->beta == 0.0f && (uint64_t)y % 8 == 0 && row + 4 <= args->W.rows) { /* the usual case: one store */
+        SPINFER_UNROLL
+        for (int i = 0; i < 4; i++) bits[i] = spinfer_narrow(dtype, args->alpha * sum.row[i]);
+        asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(y), "h"(bits[0]), "h"(bits[1]), "h"(bits[2]),
+                     "h"(bits[3])
+                     : "memory");
+        return;
+    }
     SPINFER_UNROLL
     for (uint32_t i = 0; i < 4; i++) {
         if (row + i < args->W.rows) {
@@ -1133,55 +1159,23 @@ SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spm
     }
 }
 
-/* Counts an arrival and returns the number before. Release and acquire: what the block wrote before (and a block
- * barrier ordered) is visible to those who count later. */
-SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
-{
-    uint32_t before;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
-}
-
-#if SPINFER_HAS_CLUSTER
-/* A barrier of the cluster. It orders nothing but the arrivals themselves: no data passes through it. */
-SPINFER_DEVICE void spinfer_cluster_barrier(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/* Sends 16 bytes to a shared address of the block `rank` of the cluster, and reports them to a barrier there. (4 bytes
- * a lane took 2 us longer on a large layer: each lane's part travels on its own.) */
-SPINFER_DEVICE void spinfer_cluster_send(uint32_t to, uint32_t barrier, uint32_t rank, spinfer_sums v)
-{
-    asm volatile(
-        "{ .reg .u32 to, barrier; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [barrier]; }" ::"r"(
-            to),
-        "r"(barrier), "r"(rank), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]), "f"(v.row[3])
-        : "memory");
-}
-#endif
-
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
  * Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u / (tokens / 2), tokens
- * 2 * (u % (tokens / 2)) and + 1. In a cluster, block r finishes the units u with u % splits == r; the others send
- * theirs to it. */
+ * 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others send. It waits for blocks
+ * that come before it in the grid only; those have started when it starts. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                   uint32_t *last, uint32_t lane)
+                                   uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
     const uint32_t warps = strips * warps_k, warp = block->strip * warps_k + block->part;
     const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
     const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
-    const uint32_t token = block->token + lane / 16;
     const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
     const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
     const uint32_t own = rings + warp * stride + 4 * (lane / 4) + 2 * (lane % 4) * SPINFER_SUMS_STRIDE;
-    float         *partials =
-        args->partials + ((uint64_t)block->id * splits * units * 32 + lane) * 4; /* [splits][units][32][4] */
-    spinfer_sums sum;
+    float         *partials = args->partials + ((uint64_t)block->id * (splits - 1) * units * 32 + lane) * 4;
 
     if (stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
@@ -1193,79 +1187,30 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int n_frags,
                                          (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
                                      sums[f].r[r]);
     }
-#if SPINFER_HAS_CLUSTER
-    const uint32_t inbox = smem + args->layout.inbox + 16 * lane, received = smem + args->layout.received;
-    if (plan->cluster && warp == 0 && lane == 0) /* bytes of this block's units from the other blocks */
-        spinfer_mbarrier_arrive_expect(received, (units + splits - 1 - block->split) / splits * (splits - 1) * 512);
-#endif
-    __syncthreads(); /* the sums of all warps are visible; X is no longer in use */
-#if SPINFER_HAS_CLUSTER
-    if (plan->cluster) spinfer_cluster_barrier(); /* all blocks of the cluster may receive */
-#endif
+    __syncthreads(); /* the sums of all warps are visible */
     SPINFER_NO_UNROLL
     for (uint32_t u = warp; u < units; u += warps) {
-        const uint32_t strip = u / pairs, pair = u % pairs;
+        const uint32_t strip = u / pairs, pair = u % pairs, token = block->token + 2 * pair;
         const uint32_t at = mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE;
-        sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
+        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
+        if (token >= args->n) continue;
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
-        if (splits == 1) {
-            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + 2 * pair, sum);
-        } else if (!(SPINFER_HAS_CLUSTER && plan->cluster)) {
-            spinfer_global_store_sums(partials + ((uint64_t)block->split * units + u) * 128, sum);
+        if (block->split + 1 < splits) {
+            spinfer_global_send_sums(partials + ((uint64_t)block->split * units + u) * 128, sum);
         } else {
-#if SPINFER_HAS_CLUSTER
-            const uint32_t index = u / splits, rank = u - index * splits, sender = block->split - (block->split > rank);
-            if (rank == block->split)
-                spinfer_shared_store_sums(at, sum);
-            else
-                spinfer_cluster_send(inbox + (index * (splits - 1) + sender) * 512, received, rank, sum);
-#endif
+            spinfer_global_receive_sums(partials + (uint64_t)u * 128, splits - 1, (uint64_t)units * 128, &before);
+            spinfer_add_sums(&before, sum);
+            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + lane / 16, before);
         }
     }
-    if (splits == 1) return;
-
-#if SPINFER_HAS_CLUSTER
-    if (plan->cluster) {
-        spinfer_mbarrier_wait(received, 0);
-        __syncthreads(); /* the own sums are visible, too */
-        SPINFER_NO_UNROLL
-        for (uint32_t index = warp; index * splits + block->split < units; index += warps) {
-            const uint32_t u = index * splits + block->split, strip = u / pairs, pair = u % pairs;
-            uint32_t       from = inbox + index * (splits - 1) * 512;
-            sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
-            for (uint32_t k = 0; k < splits; k++) {
-                if (k == block->split) {
-                    spinfer_shared_add_sums(mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE, &sum);
-                } else {
-                    spinfer_shared_add_sums(from, &sum);
-                    from += 512;
-                }
-            }
-            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + 2 * pair, sum);
-        }
-        return;
-    }
-#endif
-    __syncthreads(); /* the partial sums of this block are written .. */
-    if (warp == 0 && lane == 0) *last = spinfer_arrive_global(args->counters + block->id);
-    __syncthreads(); /* .. and counted; `last` is visible */
-    if (*last != splits - 1) return;
-    SPINFER_NO_UNROLL
-    for (uint32_t u = warp; u < units; u += warps) { /* the last block of the row group adds them all */
-        sum.row[0] = sum.row[1] = sum.row[2] = sum.row[3] = 0.0f;
-#pragma unroll 4
-        for (uint32_t k = 0; k < splits; k++) spinfer_global_add_sums(partials + ((uint64_t)k * units + u) * 128, &sum);
-        spinfer_store_y(dtype, args, row + u / pairs * SPINFER_GROUP_ROWS, token + 2 * (u % pairs), sum);
-    }
-    if (warp == 0 && lane == 0) args->counters[block->id] = 0;
 }
 
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_frags, spinfer_frag_c *sums,
                                        spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
-                                       uint32_t *last, uint3 thread, uint3 index, uint32_t row_groups)
+                                       uint3 thread, uint3 index, uint32_t row_groups)
 {
     const spinfer_block block = spinfer_block_init(args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
@@ -1276,7 +1221,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int n_fr
     SPINFER_UNROLL
     for (int f = 0; f < 4 * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
     spinfer_compute_warp(dtype, n_frags, sums, x_frags, args, &block, smem, lane);
-    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, last, lane);
+    spinfer_reduce(dtype, n_frags, sums, args, &block, smem, lane);
 }
 
 #endif /* __CUDA_ARCH__ */
@@ -1300,10 +1245,9 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
     SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
         name(const __grid_constant__ spinfer_spmm_args args)                                                           \
     {                                                                                                                  \
-        __shared__ uint32_t last;                                                                                      \
         spinfer_frag_c      sums[4 * (N_FRAGS)];                                                                       \
         spinfer_frag_b      x_frags[N_FRAGS];                                                                          \
-        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, &last, threadIdx, blockIdx,       \
+        spinfer_spmm_block(DTYPE, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, threadIdx, blockIdx,              \
                            gridDim.x);                                                                                 \
     }
 #else
@@ -1348,9 +1292,6 @@ SPINFER_SPMM_VARIANTS(SPINFER_STAMP)
 
 typedef void (*spinfer_spmm_kernel)(spinfer_spmm_args);
 
-/* Row groups that can add through one workspace; their counters lie at its start, in the same place for every shape. */
-#define SPINFER_WORKSPACE_COUNTERS 16384
-
 /* The stamped kernel for a dtype and a number of tokens, or NULL; and its most compute warps. */
 static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *max_warps)
 {
@@ -1377,12 +1318,8 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % plan->warps_k) return SPINFER_ERR_PLAN;
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
-    if ((plan->cluster | plan->dependent) & ~1) return SPINFER_ERR_PLAN;
-    if (plan->cluster && (plan->splits < 2 || plan->splits > 8)) return SPINFER_ERR_PLAN;
+    if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
     if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
-    if (plan->splits > 1 && !plan->cluster &&
-        spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) > SPINFER_WORKSPACE_COUNTERS)
-        return SPINFER_ERR_PLAN;
     return SPINFER_OK;
 }
 
@@ -1417,24 +1354,20 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                   {4.33, 1.15, 0.083, 0.32, 1.0, 0.40},  /* 16        */
                   {6.26, 1.37, 0.104, 0.10, 0.4, 0.70},  /* 32        */
                   {9.12, 1.36, 0.100, 0.15, 0.1, 0.80}}; /* 64        */
-    /* The share of the SMs that clusters of this size can fill: a cluster stays inside a GPC. Measured with one block
-     * on an SM. */
-    static const double share[9] = {1.0, 1.0, 1.0, 0.887, 0.91, 0.834, 0.773, 0.796, 0.91};
     const int           kind = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
-    const uint32_t      size = plan->cluster ? (uint32_t)plan->splits : 1;
     const uint32_t      cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
     const double        rounds = (double)((cols + (uint32_t)plan->warps_k - 1) / (uint32_t)plan->warps_k);
     const double        blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
-    const uint32_t room = (uint32_t)((double)device->sm_count * blocks_per_sm * share[size] / size) * size;
-    const uint64_t waves = room ? ((uint64_t)blocks + room - 1) / room : (uint64_t)blocks;
+    const uint64_t room = (uint64_t)device->sm_count * (uint64_t)blocks_per_sm;
+    const uint64_t waves = ((uint64_t)blocks + room - 1) / room;
     const int      warps = (plan->strips * plan->warps_k + 3) / 4 * 4 * blocks_per_sm;
     const double   dense =
         1.0 + model[kind].density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
     const double busy = model[kind].record * dense * warps;
     const double late = (double)cols - plan->x_cols * plan->x_pieces; /* columns of X that come later */
     return (double)waves * (model[kind].launch + rounds * (busy > model[kind].latency ? busy : model[kind].latency)) +
-           (plan->splits > 1 ? model[kind].split + (plan->cluster ? 0.0 : 1.0) : 0.0) +
+           (plan->splits > 1 ? model[kind].split : 0.0) +
            (late > 0 ? model[kind].refill * late / (plan->x_pieces + 1) * (1.0 + 1.5 * plan->warps_k / plan->x_cols)
                      : 0.0);
 }
@@ -1477,9 +1410,8 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
     p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
     spinfer_detail_kernel(W->dtype, p.tokens, &max_warps);
     if (device->compute / 10 != 9 && max_warps > 16) max_warps = 16; /* SPINFER_BLOCK_WARPS */
-    max_splits = spinfer_col_groups(W->cols) < 8 ? (int)spinfer_col_groups(W->cols) : 8;
+    max_splits = spinfer_col_groups(W->cols) < 26 ? (int)spinfer_col_groups(W->cols) : 26;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
-        p.cluster = p.splits > 1 && device->compute >= 90;
         for (p.strips = 1;
              p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows));
              p.strips++) {
@@ -1512,12 +1444,9 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
     if (!plan || !bytes) return SPINFER_ERR_NULL;
     if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
     if (status != SPINFER_OK) return status;
-    *bytes = 0;
-    if (plan->splits > 1 && !plan->cluster)
-        *bytes = 4 * (size_t)SPINFER_WORKSPACE_COUNTERS + (size_t)spinfer_plan_row_groups(plan, W->rows) *
-                                                              ((n - 1) / (size_t)plan->tokens + 1) *
-                                                              (size_t)plan->splits * (size_t)plan->strips *
-                                                              SPINFER_GROUP_ROWS * (size_t)plan->tokens * sizeof(float);
+    *bytes = (size_t)spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) *
+             (size_t)(plan->splits - 1) * (size_t)plan->strips * SPINFER_GROUP_ROWS * (size_t)plan->tokens *
+             sizeof(float);
     return SPINFER_OK;
 }
 
@@ -1530,7 +1459,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     spinfer_spmm_args   args;
     spinfer_spmm_kernel kernel;
     cudaLaunchConfig_t  config = {};
-    cudaLaunchAttribute launch[2] = {};
+    cudaLaunchAttribute launch[1] = {};
     size_t              needed;
     int                 max_warps;
     void               *parameters[1];
@@ -1558,7 +1487,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
     kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &max_warps);
     if (device.compute < 80) return SPINFER_ERR_ARCH;
-    if (device.compute < 90 && (args.plan.cluster || args.plan.dependent)) return SPINFER_ERR_ARCH;
+    if (device.compute < 90 && args.plan.dependent) return SPINFER_ERR_ARCH;
     if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k > 16) return SPINFER_ERR_PLAN;
     args.W = *W;
     args.X = (const uint16_t *)X;
@@ -1570,8 +1499,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.k_rest = spinfer_col_groups(W->cols) % (uint32_t)args.plan.splits;
     args.alpha = alpha;
     args.beta = beta;
-    args.counters = (uint32_t *)workspace;
-    args.partials = needed ? (float *)workspace + SPINFER_WORKSPACE_COUNTERS : NULL;
+    args.partials = (float *)workspace;
     parameters[0] = &args;
 
     config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows),
@@ -1579,13 +1507,6 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     config.blockDim = dim3(32, (uint32_t)args.plan.warps_k, (uint32_t)args.plan.strips);
     config.stream = stream;
     config.attrs = launch;
-    if (args.plan.cluster) {
-        launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        launch[config.numAttrs].val.clusterDim.x = 1;
-        launch[config.numAttrs].val.clusterDim.y = 1;
-        launch[config.numAttrs].val.clusterDim.z = (unsigned)args.plan.splits;
-        config.numAttrs++;
-    }
     if (args.plan.dependent) {
         launch[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
