@@ -66,7 +66,7 @@ int main(void)
     CHECK_CUDA(cudaMalloc(&workspace, workspace_bytes + 16)); /* + 16: it may be 0 */
     CHECK_CUDA(cudaMemset(workspace, 0, workspace_bytes + 16));
 
-    /* for each batch of tokens: Y = W X, then Y = 2 W X - Y, which is the same again */
+    /* for each batch of tokens; the second call adds to Y: Y = 2 W X - Y */
     CHECK_SPINFER(spinfer_spmm(&plan, 1.0f, &W, X_gpu, K, 0.0f, Y_gpu, M, N, workspace, workspace_bytes, NULL));
     CHECK_SPINFER(spinfer_spmm(&plan, 2.0f, &W, X_gpu, K, -1.0f, Y_gpu, M, N, workspace, workspace_bytes, NULL));
     CHECK_CUDA(cudaMemcpy(Y, Y_gpu, N * M * sizeof *Y, cudaMemcpyDeviceToHost));
