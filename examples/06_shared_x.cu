@@ -7,14 +7,14 @@
  * rows of 1024 bytes, so a chunk of 16 bytes lies in the same banks for all of them: eight tokens take eight turns. Two
  * cures are counted and timed here:
  *
- *     swizzle   chunk c of token t is kept at place c ^ (t % 8) of its row. ldmatrix reads one chunk of eight tokens, and
- *               now they lie in eight places. The multiply below does so; `swizzle` = 0 shows what the conflicts cost.
+ *     swizzle   chunk c of token t is kept at place c ^ (t % 8) of its row. ldmatrix reads one chunk of eight
+ *               tokens, and now they lie in eight places. The multiply below does so; `swizzle` = 0 shows the conflicts.
  *     padding   a row is 32 bytes longer than what it holds, and a lane reads its own 8 bytes. The library does that,
  *               and lesson 07: in quad order (FIG 4 of spinfer.cuh) the four columns of a lane are neighbours.
  *
  * ldmatrix deals columns to lanes as the instruction wants them: 2j, 2j + 1, 2j + 8, 2j + 9 to lane j. Our weights are
- * in quad order, so pairs of columns are dealt before they are stored: chunk 0 of 16 columns holds the first pair of each
- * lane (register 0), chunk 1 the second one (register 1).
+ * in quad order, so pairs of columns are dealt before they are stored: chunk 0 of 16 columns holds the first pair of
+ * each lane (register 0), chunk 1 the second one (register 1).
  *
  * Introduces: spinfer_shared_address(), spinfer_ldmatrix_x4(), spinfer_shared_u32x2() */
 #include "lesson.h"

@@ -24,8 +24,8 @@
 enum { WARPS = 8, RECORD = SPINFER_RECORD_MAX_BYTES, TABLE = 512, ROUNDS = 100 };
 enum way { NAIVE, SIMPLE, PAIR, QUAD };
 
-/* The table of a record: for each TCTile, for the left and right BitmapTiles, for the low and high words (rows 0..3 and
- * 4..7): upper word, where its values begin, lower word, where its values begin. Scope: warp; a barrier publishes it. */
+/* The table of a record: for each TCTile, for the left and right BitmapTiles, for the low and high words (rows 0..3,
+ * 4..7): upper word, where its values begin, lower word, where its values begin. Scope: warp; publish by a barrier. */
 static __device__ void fill_table(uint32_t *table, const unsigned char *record, int lane)
 {
     const uint64_t *bitmaps = (const uint64_t *)(record + SPINFER_RECORD_BITMAPS);
@@ -94,8 +94,8 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
     }
 }
 
-/* One warp takes record k of the first strip to shared memory and multiplies it ROUNDS times with the X of 8 tokens. Its
- * sums go to y, [8 tokens][64 rows]. */
+/* One warp takes record k of the first strip to shared memory and multiplies it ROUNDS times with the X of 8 tokens.
+ * Its sums go to y, [8 tokens][64 rows]. */
 static __device__ void run(const int way, unsigned char *record, uint32_t *table, const spinfer_matrix *W,
                            const uint16_t *X, float *y, uint32_t k, int lane)
 {

@@ -194,8 +194,8 @@ def draw_decode():
         p.box(x, y, 75, 28, f"v{index}" if kept else "0", "orange" if kept else "empty", "")
         p.text(x + 37.5, y + 44, f"column {4 + i}", "small quiet", "middle")
         if kept:
-            p.arrow((left + wide * (index + 0.5), 240), (left + wide * (index + 0.5), 258 + 6 * i), (x + 37.5, 258 + 6 * i),
-                    (x + 37.5, y - 2))
+            value, turn = left + wide * (index + 0.5), 258 + 6 * i
+            p.arrow((value, 240), (value, turn), (x + 37.5, turn), (x + 37.5, y - 2))
             index += 1
     p.text(left + wide * rank + 75, y + 62, "register 0", "mono quiet", "middle")
     p.text(left + wide * rank + 265, y + 62, "register 2", "mono quiet", "middle")
