@@ -8,7 +8,7 @@
  * cures are counted and timed here:
  *
  *     swizzle   chunk c of token t is kept at place c ^ (t % 8) of its row. ldmatrix reads one chunk of eight
- *               tokens, and now they lie in eight places. The multiply below does so; `swizzle` = 0 shows the conflicts.
+ *               tokens, and now they lie in eight places. The multiply below does so; `swizzle` = 0 has conflicts.
  *     padding   a row is 32 bytes longer than what it holds, and a lane reads its own 8 bytes. The library does that,
  *               and lesson 07: in quad order (FIG 4 of spinfer.cuh) the four columns of a lane are neighbours.
  *
