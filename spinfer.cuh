@@ -683,6 +683,15 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
 #endif
 }
 
+/* spinfer_arrive_global() : counts an arrival and returns the number before. Release and acquire: what this thread saw
+ * written before is visible to those who count later. */
+SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
+{
+    uint32_t before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+
 /* ---- 7. Tensor cores ------------------------------------------------------------------------- */
 
 /* spinfer_mma_m16n8k16() : c += a b for one TCTile and 8 tokens. `dtype` is a compile-time constant. Scope: warp. */

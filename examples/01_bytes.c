@@ -78,8 +78,8 @@ static void show_record(const record *r, uint32_t bytes)
     CHECK(spinfer_record_bytes((uint32_t)nnz) == bytes);
 }
 
-/* Bits for each weight of a 1024 x 1024 layer. CSR: a 16-bit value and a 32-bit column for each nonzero, a 32-bit offset
- * for each row. 2:4: half of the values and 2 bits each for their places, and only where the pattern fits. */
+/* Bits for each weight of a 1024 x 1024 layer. CSR: a 16-bit value and a 32-bit column for each nonzero, a 32-bit
+ * offset for each row. 2:4: half of the values and 2 bits each for their places, and only where the pattern fits. */
 static void show_sizes(void)
 {
     const size_t side = 1024, count = side * side;

@@ -3,20 +3,18 @@
  *     06_shared_x [rows cols [percent of zeros]]
  *
  * The idea. The four warps of a block need the same X, so they fetch it once, a piece at a time, into shared memory.
- * That has 32 banks of 4 bytes. What reads different words of one bank waits in line, and the tokens of a piece are
- * rows of 1024 bytes, so that their columns all lie in the same banks: eight of them at once take eight turns. Two cures
- * are counted and timed here:
+ * That has 32 banks of 4 bytes, and whoever reads different words of one bank waits in line. The tokens of a piece are
+ * rows of 1024 bytes, so a chunk of 16 bytes lies in the same banks for all of them: eight tokens take eight turns. Two
+ * cures are counted and timed here:
  *
- *     swizzle   the 16-byte chunk c of token t is kept at place c ^ (t % 8) of its row. ldmatrix reads the same chunk
- *               of eight tokens, and now they lie in eight different places. No byte is lost. The multiply below
- *               does it so, and with `swizzle` = 0 it shows what the conflicts cost.
- *     padding   a row is 32 bytes longer than what it holds, and a lane reads its 8 bytes by itself. The library does
- *               that: bulk copies bring whole rows, and it needs no ldmatrix, because in quad order (FIG 4 of
- *               spinfer.cuh) the four columns of a lane are neighbours. Lesson 07 follows.
+ *     swizzle   chunk c of token t is kept at place c ^ (t % 8) of its row. ldmatrix reads one chunk of eight
+ *               tokens, and now they lie in eight places. The multiply below does so; `swizzle` = 0 has conflicts.
+ *     padding   a row is 32 bytes longer than what it holds, and a lane reads its own 8 bytes. The library does that,
+ *               and lesson 07: in quad order (FIG 4 of spinfer.cuh) the four columns of a lane are neighbours.
  *
- * ldmatrix deals columns to lanes as the instruction wants them, 2j, 2j + 1, 2j + 8, 2j + 9 for lane j, but our weights
- * are in quad order. So the pairs of columns are dealt before they are stored: chunk 0 of 16 columns holds the first
- * pair of each lane (register 0), chunk 1 the second one (register 1).
+ * ldmatrix deals columns to lanes as the instruction wants them: 2j, 2j + 1, 2j + 8, 2j + 9 to lane j. Our weights are
+ * in quad order, so pairs of columns are dealt before they are stored: chunk 0 of 16 columns holds the first pair of
+ * each lane (register 0), chunk 1 the second one (register 1).
  *
  * Introduces: spinfer_shared_address(), spinfer_ldmatrix_x4(), spinfer_shared_u32x2() */
 #include "lesson.h"
@@ -96,13 +94,11 @@ static __global__ void __launch_bounds__(32 * WARPS)
     store_y(sums, Y + SPINFER_GROUP_ROWS * strip + 16 * (uint32_t)warp, W.rows, lane);
 }
 
-static void launch_plain(spinfer_matrix W, const uint16_t *X, float *Y)
+static uint32_t swizzle_of_launch;
+
+static void launch_multiply(spinfer_matrix W, const uint16_t *X, float *Y)
 {
-    multiply<<<spinfer_row_groups(W.rows), dim3(32, WARPS)>>>(W, X, Y, 0);
-}
-static void launch_swizzled(spinfer_matrix W, const uint16_t *X, float *Y)
-{
-    multiply<<<spinfer_row_groups(W.rows), dim3(32, WARPS)>>>(W, X, Y, 7);
+    multiply<<<spinfer_row_groups(W.rows), dim3(32, WARPS)>>>(W, X, Y, swizzle_of_launch);
 }
 
 /* ---- The conflicts alone ---------------------------------------------------------------------- */
@@ -184,10 +180,11 @@ int main(int argc, char **argv)
     require_gpu();
     show_conflicts();
     l = layer_create(argc, argv);
-    layer_check(&l, launch_plain, "X in shared memory, conflicts");
-    layer_check(&l, launch_swizzled, "X in shared memory, swizzled");
-    layer_time(&l, launch_plain, "X in shared memory, conflicts");
-    layer_time(&l, launch_swizzled, "X in shared memory, swizzled");
+    for (swizzle_of_launch = 0; swizzle_of_launch <= 7; swizzle_of_launch += 7) {
+        const char *what = swizzle_of_launch ? "X in shared memory, swizzled" : "X in shared memory, conflicts";
+        layer_check(&l, launch_multiply, what);
+        layer_time(&l, launch_multiply, what);
+    }
     layer_free(&l);
     puts("OK");
     return 0;

@@ -2,20 +2,20 @@
  *
  *     08_decode_rate [rows cols [percent of zeros]]
  *
- * The idea. Memory delivers encoded weights at some rate, and whoever decodes slower than that wastes the bytes that
- * the format saves. At 50 % zeros an H200 delivers about 16 weights for each clock and SM, so each quarter of an SM
- * must be through with the 64 weights of a BitmapTile, one register of each lane, in some 16 clocks, everything
- * included. A population count of a warp (POPC) alone takes 8 of them, and a 64-bit one is two. Four ways:
+ * The idea. Memory delivers encoded weights at some rate, and whoever decodes slower wastes the bytes that the format
+ * saves. At 50 % zeros an H200 delivers about 16 weights for each clock and SM: in some 16 clocks a quarter of an SM
+ * must be through with the 64 weights of a BitmapTile, one register of each lane, everything included. A population
+ * count of a warp (POPC) takes 8 of them, and a 64-bit one is two. Four ways, and what they count for a BitmapTile:
  *
- *     naive    a lane owns two neighbours of each BitmapTile. Their rank is the population count of the masked 64-bit
- *              bitmap, and the next BitmapTile begins behind as many as this one counts: 3.5 POPC for each.
- *     simple   spinfer_decode_tc_tile(): a lane owns four neighbours ("quad"), and only in the left or right
- *              BitmapTiles, but it too counts what lies before its own: 2.5 POPC.
- *     pair     as naive, but where the values of each 32-bit word begin stands in a table that one step fills for the
- *              whole record, not each lane for itself: 1 POPC.
- *     quad     four neighbours and the table: half a POPC. The library does it this way.
+ *     naive    3.5 POPC. A lane owns two neighbours of each BitmapTile. Their rank is the population count of the
+ *              masked 64-bit bitmap; the next BitmapTile begins behind as many values as this one counts.
+ *     simple   2.5 POPC. spinfer_decode_tc_tile(): a lane owns four neighbours ("quad") in either the left or the right
+ *              BitmapTiles, but it too counts what lies before its own.
+ *     pair     1 POPC. As naive, but where the values of each 32-bit word begin stands in a table, which one step fills
+ *              for the whole record, not each lane for itself.
+ *     quad     0.5 POPC. Four neighbours and the table. The library does it this way.
  *
- * The records lie in shared memory and are decoded again and again, so that nothing but decode and mma is measured.
+ * The records lie in shared memory and are decoded again and again: nothing but decode and mma is measured.
  *
  * Introduces: spinfer_quad_lane_init(), spinfer_quad_locate(), spinfer_quad_load(), spinfer_pack(),
  *             spinfer_shared_u32x4(), spinfer_mma_m16n8k16(), and stamping kernels from one body */
@@ -24,8 +24,8 @@
 enum { WARPS = 8, RECORD = SPINFER_RECORD_MAX_BYTES, TABLE = 512, ROUNDS = 100 };
 enum way { NAIVE, SIMPLE, PAIR, QUAD };
 
-/* The table of a record: for each TCTile, for the left and right BitmapTiles, for the low and high words (rows 0..3 and
- * 4..7): upper word, where its values begin, lower word, where its values begin. Scope: warp; a barrier publishes it. */
+/* The table of a record: for each TCTile, for the left and right BitmapTiles, for the low and high words (rows 0..3,
+ * 4..7): upper word, where its values begin, lower word, where its values begin. Scope: warp; publish by a barrier. */
 static __device__ void fill_table(uint32_t *table, const unsigned char *record, int lane)
 {
     const uint64_t *bitmaps = (const uint64_t *)(record + SPINFER_RECORD_BITMAPS);
@@ -38,9 +38,6 @@ static __device__ void fill_table(uint32_t *table, const unsigned char *record, 
     entry[5] = (uint32_t)(size_t)(place + 2 * spinfer_popcount((uint32_t)bitmaps[lane]));
 }
 
-/* What a table holds, as an address again. */
-static __device__ spinfer_shared to_place(uint32_t entry) { return (spinfer_shared)(size_t)entry; }
-
 /* Two neighbours in standard order: bits 2 l and 2 l + 1 of a BitmapTile for lane l. */
 static __device__ uint32_t decode_naive(uint64_t bitmap, const uint16_t *values, int lane)
 {
@@ -52,11 +49,11 @@ static __device__ uint32_t decode_naive(uint64_t bitmap, const uint16_t *values,
     return spinfer_pack(low, high);
 }
 
-static __device__ uint32_t decode_pair(uint32_t word, spinfer_shared place, int lane)
+static __device__ uint32_t decode_pair(uint32_t word, uint32_t entry, int lane)
 {
-    const int bit = 2 * (lane % 16);
-    uint32_t  low = 0, high = 0;
-    place += 2 * spinfer_popcount(word & ((1u << bit) - 1));
+    const int      bit = 2 * (lane % 16);
+    spinfer_shared place = (spinfer_shared)(size_t)entry + 2 * spinfer_popcount(word & ((1u << bit) - 1));
+    uint32_t       low = 0, high = 0;
     if (word >> bit & 1) low = spinfer_shared_u16(place), place += 2;
     if (word >> bit & 2) high = spinfer_shared_u16(place);
     return spinfer_pack(low, high);
@@ -80,8 +77,8 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
         for (int side = 0; side < 2; side++) {
             uint32_t e[4];
             spinfer_shared_u32x4(entries + 32 * side + 16 * (lane / 16), e);
-            a->r[2 * side] = decode_pair(e[0], to_place(e[1]), lane);
-            a->r[2 * side + 1] = decode_pair(e[2], to_place(e[3]), lane);
+            a->r[2 * side] = decode_pair(e[0], e[1], lane);
+            a->r[2 * side + 1] = decode_pair(e[2], e[3], lane);
         }
     } else {
         const spinfer_quad_lane q = spinfer_quad_lane_init(lane);
@@ -89,7 +86,7 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
         spinfer_shared          place;
         spinfer_shared_u32x4(entries + 32 * spinfer_lane_tile(lane) + 16 * spinfer_lane_half(lane), e);
         for (int bottom = 0; bottom < 2; bottom++) {
-            spinfer_quad_locate(e[2 * bottom], to_place(e[2 * bottom + 1]), q, &place, &bits);
+            spinfer_quad_locate(e[2 * bottom], (spinfer_shared)(size_t)e[2 * bottom + 1], q, &place, &bits);
             spinfer_quad_load(place, bits, v);
             a->r[bottom] = spinfer_pack(v[0], v[1]);
             a->r[bottom + 2] = spinfer_pack(v[2], v[3]);
@@ -97,18 +94,15 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
     }
 }
 
-/* One warp takes record `index` of W to shared memory and multiplies it ROUNDS times with the X of 8 tokens. Its sums go
- * to y, [8 tokens][64 rows]. */
+/* One warp takes record k of the first strip to shared memory and multiplies it ROUNDS times with the X of 8 tokens.
+ * Its sums go to y, [8 tokens][64 rows]. */
 static __device__ void run(const int way, unsigned char *record, uint32_t *table, const spinfer_matrix *W,
-                           const uint16_t *X, float *y, uint32_t index, int lane)
+                           const uint16_t *X, float *y, uint32_t k, int lane)
 {
-    const uint32_t strip = index / spinfer_col_groups(W->cols), k = index % spinfer_col_groups(W->cols);
-    const uint32_t units =
-        W->offsets[(size_t)strip * W->group_ld + k + 1] - W->offsets[(size_t)strip * W->group_ld + k];
     spinfer_frag_c sums[4] = {};
     spinfer_frag_b b[2];
-    for (uint32_t unit = (uint32_t)lane; unit < units; unit += 32)
-        ((uint4 *)record)[unit] = ((const uint4 *)spinfer_record_at(W, strip, k))[unit];
+    for (uint32_t unit = (uint32_t)lane; unit < W->offsets[k + 1] - W->offsets[k]; unit += 32)
+        ((uint4 *)record)[unit] = ((const uint4 *)spinfer_record_at(W, 0, k))[unit];
     __syncwarp(); /* the record is complete */
     fill_table(table, record, lane);
     for (int slab = 0; slab < 2; slab++)
@@ -139,8 +133,8 @@ static __device__ void run(const int way, unsigned char *record, uint32_t *table
         __shared__ __align__(128) unsigned char records[WARPS][RECORD];                                                \
         __shared__ __align__(128) uint32_t tables[WARPS][TABLE / 4];                                                   \
         const uint32_t                     warp = threadIdx.y, number = blockIdx.x * WARPS + warp;                     \
-        const uint32_t                     all = spinfer_row_groups(W.rows) * spinfer_col_groups(W.cols);              \
-        run(WAY, records[warp], tables[warp], &W, X, Y + (size_t)number * 512, number % all, (int)threadIdx.x);        \
+        run(WAY, records[warp], tables[warp], &W, X, Y + (size_t)number * 512, number % spinfer_col_groups(W.cols),    \
+            (int)threadIdx.x);                                                                                         \
     }
 DEFINE_KERNEL(naive, NAIVE)
 DEFINE_KERNEL(simple, SIMPLE)
@@ -150,14 +144,12 @@ DEFINE_KERNEL(quad, QUAD)
 /* Sums of warp `number` against the product of its record alone: a slice of 64 rows and 32 columns. */
 static void check(const layer *l, const float *y, size_t number)
 {
-    const spinfer_matrix *W = &l->host;
-    const size_t          groups = spinfer_col_groups(W->cols), index = number % (spinfer_row_groups(W->rows) * groups);
-    const size_t          col = index % groups * SPINFER_GROUP_COLS;
-    uint16_t              expected[8 * 64];
-    spinfer_matrix        record;
-    CHECK_SPINFER(spinfer_slice_rows(W, index / groups * SPINFER_GROUP_ROWS, SPINFER_GROUP_ROWS, &record));
+    const size_t   col = number % spinfer_col_groups(l->host.cols) * SPINFER_GROUP_COLS;
+    uint16_t       expected[8 * 64];
+    spinfer_matrix record;
+    CHECK_SPINFER(spinfer_slice_rows(&l->host, 0, SPINFER_GROUP_ROWS, &record));
     CHECK_SPINFER(spinfer_slice_cols(&record, col, SPINFER_GROUP_COLS, &record));
-    CHECK_SPINFER(spinfer_spmm_host(1.0f, &record, l->x + col, W->cols, 0.0f, expected, 64, 8)); /* below 2048: exact */
+    CHECK_SPINFER(spinfer_spmm_host(1, &record, l->x + col, l->host.cols, 0, expected, 64, 8)); /* small: exact */
     for (int i = 0; i < 8 * 64; i++) CHECK(y[i] == (float)ROUNDS * spinfer_to_float(expected[i], SPINFER_FP16));
 }
 
@@ -172,23 +164,16 @@ static void launch_way(spinfer_matrix W, const uint16_t *X, float *Y)
     ways[way].kernel<<<blocks, dim3(32, WARPS)>>>(W, X, Y);
 }
 
-static int attribute(enum cudaDeviceAttr which)
-{
-    int value;
-    CHECK_CUDA(cudaDeviceGetAttribute(&value, which, 0));
-    return value;
-}
-
 int main(int argc, char **argv)
 {
     layer  l;
     double clocks, weights, delivered; /* clocks a second of all SMs; of the layer; each clock and SM */
     require_gpu();
     l = layer_create(argc, argv);
-    clocks = attribute(cudaDevAttrClockRate) * 1e3 * attribute(cudaDevAttrMultiProcessorCount);
+    clocks = device_attribute(cudaDevAttrClockRate) * 1e3 * device_attribute(cudaDevAttrMultiProcessorCount);
     weights = (double)l.host.rows * l.host.cols;
-    delivered = 2e3 * attribute(cudaDevAttrMemoryClockRate) * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8 /
-                (double)l.host.data_bytes * weights / clocks;
+    delivered = 2e3 * device_attribute(cudaDevAttrMemoryClockRate) * device_attribute(cudaDevAttrGlobalMemoryBusWidth) /
+                8 / (double)l.host.data_bytes * weights / clocks;
     printf("memory at its peak: %.1f weights for each clock and SM,\n"
            "that is %.1f clocks in a quarter of an SM for the 64 of a BitmapTile\n",
            delivered, 64 / (delivered / 4));
@@ -198,7 +183,7 @@ int main(int argc, char **argv)
         double rate;
         float *y;
         CHECK_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, ways[way].kernel, 32 * WARPS, 0));
-        blocks = per_sm * attribute(cudaDevAttrMultiProcessorCount);
+        blocks = per_sm * device_attribute(cudaDevAttrMultiProcessorCount);
         warps = (size_t)blocks * WARPS;
         y = (float *)allocate(warps * 512 * sizeof *y);
         CHECK_CUDA(cudaFree(l.Y)); /* here Y is what each warp makes of its record */

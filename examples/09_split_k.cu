@@ -11,8 +11,8 @@
  *     partials  every range writes its part to a place of its own, and a second kernel adds them by rising K. The same
  *               input gives the same bits.
  *
- * The library adds by rising K, too, but without a second kernel: through the shared memory of a cluster (sm_90), or by
- * the block of a strip that finishes last. This lesson runs both ways on weights that are no integers, and looks.
+ * The library adds by rising K, too, but without a second kernel: the block of the last range waits for the sums of the
+ * others. This lesson runs both ways on weights that are no integers, and looks.
  *
  * Introduces: nothing of the library, only a third index of the grid */
 #include "lesson.h"

@@ -33,18 +33,24 @@ static inline __device__ void store_y(const spinfer_frag_c *sums, float *y, size
                 sums[half].r[r];
 }
 
+static inline int device_attribute(enum cudaDeviceAttr which)
+{
+    int value;
+    CHECK_CUDA(cudaDeviceGetAttribute(&value, which, 0));
+    return value;
+}
+
 /* Without a GPU of sm_80 or newer a lesson ends here, as skipped. */
 static inline void require_gpu(void)
 {
-    int               count = 0, major = 0;
+    int               count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
         printf("skipped: %s\n", cudaGetErrorString(error));
         exit(SKIPPED);
     }
     CHECK_CUDA(error);
-    CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    if (major < 8) {
+    if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 8) {
         printf("skipped: the GPU is older than sm_80\n");
         exit(SKIPPED);
     }
@@ -100,7 +106,7 @@ static inline layer layer_create_of(int argc, char **argv, int integers)
     const double zeros = argc > 3 ? atof(argv[3]) / 100 : 0.5;
     uint16_t    *dense;
     layer        l;
-    int          l2_bytes;
+    double       l2_bytes;
     if (rows < 64 || cols < 64 || rows % 64 || cols % 64 || rows > 1 << 20 || cols > 1 << 20) {
         fprintf(stderr, "usage: %s [rows cols [percent of zeros]], rows and cols multiples of 64\n", argv[0]);
         exit(1);
@@ -121,8 +127,8 @@ static inline layer layer_create_of(int argc, char **argv, int integers)
 
     /* In a model, other layers push this one out of the L2 cache between two calls. To see the same, launches take
      * turns with copies, together more than twice the cache. */
-    CHECK_CUDA(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, 0));
-    for (l.count = 0; l.count < MAX_COPIES && l.count * (double)l.host.data_bytes <= 2.0 * l2_bytes; l.count++)
+    l2_bytes = device_attribute(cudaDevAttrL2CacheSize);
+    for (l.count = 0; l.count < MAX_COPIES && l.count * (double)l.host.data_bytes <= 2 * l2_bytes; l.count++)
         l.copies[l.count] = matrix_to_gpu(&l.host);
     l.X = (uint16_t *)copy_to_gpu(l.x, TOKENS * cols * sizeof *l.x);
     CHECK_CUDA(cudaMalloc((void **)&l.Y, TOKENS * rows * sizeof *l.Y));

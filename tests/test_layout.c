@@ -223,6 +223,28 @@ static void check_fig2(text *t)
     }
 }
 
+/* The offsets of FIG 3, and that records are where they say. */
+static void check_offsets(text *t)
+{
+    static uint16_t dense[130 * 97];
+    spinfer_matrix  W;
+    size_t          row, col;
+    expect(t, LATER, "uint32_t [row_groups * group_ld + 1], in units of 16 bytes: record g is the bytes");
+    expect(t, NEXT, "16 * offsets[g] .. 16 * offsets[g + 1] of data, g = (row / %d) * group_ld + col / %d",
+           SPINFER_GROUP_ROWS, SPINFER_GROUP_COLS);
+    fill_random(dense, 130, 97, 97, 0.5, 1);
+    W = encode_matrix(dense, 130, 97, SPINFER_FP16);
+    CHECK(W.group_ld == 4 && spinfer_row_groups(130) == 3 && W.data_bytes >= 16 * (uint64_t)W.offsets[3 * 4]);
+    for (row = 0; row < 130; row++)
+        for (col = 0; col < 97; col++) {
+            const size_t         g = row / SPINFER_GROUP_ROWS * W.group_ld + col / SPINFER_GROUP_COLS;
+            const unsigned char *record = (const unsigned char *)W.data + 16 * (size_t)W.offsets[g];
+            CHECK(spinfer_record_at(&W, (uint32_t)(row / SPINFER_GROUP_ROWS), (uint32_t)(col / SPINFER_GROUP_COLS)) ==
+                  record);
+        }
+    free_matrix(&W);
+}
+
 /* The record of FIG 3, in the header and in the README. */
 static void check_record(text *t)
 {
@@ -266,6 +288,44 @@ static void check_fig4(text *t)
     expect(t, NEXT, "register %s        (+ 1 for row g + 8)", registers);
 }
 
+/* The warp that owns GroupTile column k of a strip, counted from the first of the block's range. */
+static int warp_of(int strip, int k, int warps_k) { return strip * warps_k + k % warps_k; }
+
+static void check_fig5(text *t)
+{
+    const int strips = 2, warps_k = 3;
+    int       strip, k;
+    char      head[64] = "";
+    expect(t, LATER, "a block of strips * warps_k warps (here strips = %d, warps_k = %d)", strips, warps_k);
+    for (k = 0; k < 2 * warps_k; k++) sprintf(head + strlen(head), k ? "k+%d  " : "k   ", k);
+    expect(t, LATER, "%s..", head);
+    for (strip = 0; strip < strips; strip++) {
+        char line[64] = "";
+        for (k = 0; k < 2 * warps_k; k++)
+            sprintf(line + strlen(line), "%sw%d", k ? "   " : "", warp_of(strip, k, warps_k));
+        expect(t, NEXT, "strip %d           %s", strip, line);
+    }
+}
+
+/* Records go to the stages in turn: at first one to each, then the next one as soon as a stage has been left. */
+static void check_fig6(text *t)
+{
+    const int stages = 2;
+    char      copies[128] = "", warp[128] = "";
+    int       r;
+    expect(t, LATER, "(%d stages)", stages);
+    for (r = 0; r < stages + 2; r++)
+        sprintf(copies + strlen(copies),
+                r == 0        ? "r%d"
+                : r < stages  ? " r%d"
+                : r == stages ? "       |          r%d"
+                              : "         |          r%d",
+                r);
+    for (r = 0; r < 3; r++) sprintf(warp + strlen(warp), r < 2 ? "wait r%d  scan decode+mma  " : "wait r%d ..", r);
+    expect(t, LATER, "copy engine   %s         |", copies);
+    expect(t, NEXT, "warp             %s", warp);
+}
+
 int main(int argc, char **argv)
 {
     text encode, spmm, readme;
@@ -278,10 +338,13 @@ int main(int argc, char **argv)
     encode = text_read(argv[1], "spinfer_encode.h");
     check_fig1(&encode);
     check_fig2(&encode);
+    check_offsets(&encode);
     check_record(&encode);
     check_bits_per_weight(&encode);
     spmm = text_read(argv[1], "spinfer.cuh");
     check_fig4(&spmm);
+    check_fig5(&spmm);
+    check_fig6(&spmm);
     readme = text_read(argv[1], "README.md");
     check_bits_per_weight(&readme);
     check_fig1(&readme);
