@@ -1423,8 +1423,8 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
             spinfer_global_receive_sums(partials + (uint64_t)u * 128, splits - 1, (uint64_t)units * 128, &before);
             spinfer_add_sums(&before, sum);
             const uint32_t first = row + strip * SPINFER_GROUP_ROWS;
-            if (token + lane / 16 < args->n && first < args->W.rows)
-                epilogue(dtype, args, first, token + lane / 16, before);
+            const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
+            if (column < args->n && first < args->W.rows) epilogue(dtype, args, first, column, before);
         }
     }
 }
@@ -1449,7 +1449,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team_warps * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
     spinfer_compute_warp(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
-    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, lane);
+    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, thread.x); /* read anew */
 #endif
 }
 
@@ -1698,6 +1698,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
     SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 2, 4, 28, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
     SPINFER_LIST_KERNELS(name)
+
 #endif /* __CUDACC__ */
 
 /* ---- 10. Encode and decompress ---------------------------------------------------------------
