@@ -2049,15 +2049,15 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
 }
 
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Of
- * two and three stages, two were the best or close to it (H200): what is left belongs to X, because a piece that has to
- * be fetched again costs more. */
+ * two and three stages, two were the best or close to it (H200): what is left belongs to X. Pieces of about 32 columns
+ * are up to 5 % better than pieces of 16, even if only two of them fit. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
     const int step = plan->warps_k * plan->team;
     int       per_piece;
     plan->stages = 2;
-    for (per_piece = step < 16 ? 16 / step : 1; per_piece >= 1; per_piece /= 2) {
+    for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece /= 2) {
         plan->x_cols = per_piece * step;
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
