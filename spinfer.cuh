@@ -1356,17 +1356,18 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
            __float_as_uint(v.row[3]);
 }
 
-/* Adds `count` messages, `stride` floats apart, in their order; four are on their way at a time. */
+/* Adds `count` messages, `stride` floats apart, in their order, two at a time (four
+ * at a time is more code, which takes longer to fetch than it saves, H200). */
 SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, uint64_t stride, spinfer_sums *sum)
 {
     SPINFER_NO_UNROLL
-    for (uint32_t k = 0; k < count; k += 4) {
-        spinfer_sums v[4];
+    for (uint32_t k = 0; k < count; k += 2) {
+        spinfer_sums v[2];
         SPINFER_UNROLL
-        for (uint32_t i = 0; i < 4; i++)
+        for (uint32_t i = 0; i < 2; i++)
             if (k + i < count) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
         SPINFER_UNROLL
-        for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t i = 0; i < 2; i++) {
             if (k + i >= count) continue;
             while (!spinfer_sums_arrived(v[i])) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
             spinfer_add_sums(sum, v[i]);
@@ -1415,7 +1416,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         const uint32_t at = mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
         if (token >= args->n) continue;
-#pragma unroll 4
+#pragma unroll 2
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
         if (block->split + 1 < splits) {
             spinfer_global_send_sums(partials + ((uint64_t)block->split * units + u) * 128, sum);
@@ -2282,15 +2283,15 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
 }
 
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Of
- * two and three stages, two were the best or close to it (H200): what is left belongs to X, because a piece that has to
- * be fetched again costs more. */
+ * two and three stages, two were the best or close to it (H200): what is left belongs to X. Pieces of about 32 columns
+ * are up to 5 % better than pieces of 16, even if only two of them fit. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
     const int step = plan->warps_k * plan->team;
     int       per_piece;
     plan->stages = 2;
-    for (per_piece = step < 16 ? 16 / step : 1; per_piece >= 1; per_piece /= 2) {
+    for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece /= 2) {
         plan->x_cols = per_piece * step;
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
@@ -2301,35 +2302,48 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* Estimated microseconds of a plan; the smallest wins. A model fitted to 13 000 timed plans on an H200 (28 layers, 8 to
- * 64 tokens); for other GPUs it only has to rank. Blocks run in waves; in a wave each warp takes rounds of one record,
- * which last `latency` when few warps share the SM and `record` for each warp when many do; X that does not stay in
- * shared memory costs `refill` for each column that comes later. */
+/* What the model below knows of a kernel: least squares over 6 500 timed plans (H200, 31 layers, 30 to 70 % zeros). Its
+ * choice was 0.8 to 2.2 % slower on average than the best of the plans that were timed. Microseconds. */
+typedef struct spinfer_detail_model {
+    double launch;  /* a wave: start, first copies, end                                                      */
+    double latency; /* a stage of a team, however few share the SM                                           */
+    double record;  /* a record with half its weights, when the SM is busy: decode, or memory                */
+    double density; /* .. and how much of it follows the size of a record                                    */
+    double even;    /* 1: records cost what they cost; 0: a round of all teams costs the same if some rest   */
+    double x;       /* to bring 1000 columns of X, for each token                                            */
+    double refill;  /* for each column of X that finds its slot taken, over the pieces + 1                   */
+    double crowd;   /* .. and how much more if a piece is short                                              */
+    double split;   /* to add the splits                                                                     */
+    double message; /* to receive two messages                                                               */
+} spinfer_detail_model;
+
+/* Estimated microseconds of a plan; the smallest wins. For other GPUs it only has to rank. */
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                              const spinfer_device *device, int blocks_per_sm)
 {
-    static const struct {
-        double launch, latency, record, density, split, refill;
-    } model[4] = {{3.87, 1.15, 0.076, 0.30, 0.5, 0.24},  /*  8 tokens */
-                  {4.33, 1.15, 0.083, 0.32, 1.0, 0.40},  /* 16        */
-                  {6.26, 1.37, 0.104, 0.10, 0.4, 0.70},  /* 32        */
-                  {9.12, 1.36, 0.100, 0.15, 0.1, 0.80}}; /* 64        */
-    const int           kind = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
-    const uint32_t      cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
-    const double        rounds = (double)((cols + (uint32_t)plan->warps_k - 1) / (uint32_t)plan->warps_k);
-    const double        blocks =
+    static const spinfer_detail_model models[4] = {
+        {4.29, 1.57, 0.078, 0.38, 0.62, 1.06, 0.007, 5.7, 0.14, 0.40},  /*  8 tokens */
+        {4.22, 1.33, 0.082, 0.25, 0.69, 0.67, 0.007, 2.7, 0.52, 0.44},  /* 16        */
+        {4.41, 2.11, 0.104, 0.10, 0.73, 0.00, 0.023, 2.0, 0.30, 0.46},  /* 32        */
+        {5.14, 1.70, 0.136, 0.08, 1.00, 0.00, 0.018, 2.9, 0.04, 0.35}}; /* 64        */
+    const spinfer_detail_model *m = &models[plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3];
+    const uint32_t cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
+    const int      step = plan->warps_k * plan->team;
+    const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
+    const double   blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
-    const uint64_t room = (uint64_t)device->sm_count * (uint64_t)blocks_per_sm;
-    const uint64_t waves = ((uint64_t)blocks + room - 1) / room;
-    const int      warps = (plan->strips * plan->warps_k + 3) / 4 * 4 * blocks_per_sm;
-    const double   dense =
-        1.0 + model[kind].density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
-    const double busy = model[kind].record * dense * warps;
-    const double late = (double)cols - plan->x_cols * plan->x_pieces; /* columns of X that come later */
-    return (double)waves * (model[kind].launch + rounds * (busy > model[kind].latency ? busy : model[kind].latency)) +
-           (plan->splits > 1 ? model[kind].split : 0.0) +
-           (late > 0 ? model[kind].refill * late / (plan->x_pieces + 1) * (1.0 + 1.5 * plan->warps_k / plan->x_cols)
-                     : 0.0);
+    const double room = (double)device->sm_count * blocks_per_sm;
+    const double waves = (double)(uint64_t)((blocks + room - 1) / room);
+    const double sharing = blocks > device->sm_count ? blocks_per_sm : 1; /* blocks on an SM */
+    const double records = sharing * plan->strips * (m->even * cols + (1.0 - m->even) * rounds * step);
+    const double size = 1.0 + m->density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
+    const double busy = m->record * size * records + m->x * sharing * cols * plan->tokens / 1000.0;
+    const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
+    const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
+    double       us = waves * (m->launch + (busy > m->latency * rounds ? busy : m->latency * rounds));
+    if (plan->splits > 1) us += m->split + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
+    if (late > 0) us += m->refill * late / (plan->x_pieces + 1) * (1.0 + m->crowd * step / plan->x_cols);
+    return us;
 }
 
 /* The current device, for a kernel that may have been compiled for less. */
@@ -2384,6 +2398,9 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
         for (p.strips = 1;
              p.strips <= max_warps && (p.strips == 1 || (uint32_t)p.strips <= spinfer_row_groups(W->rows));
              p.strips++) {
+            if (p.splits > 1 && /* more blocks than two for each SM: fewer splits are better */
+                (size_t)spinfer_plan_row_groups(&p, W->rows) * (size_t)p.splits > 2 * (size_t)device->sm_count)
+                continue;
             for (p.warps_k = 1; p.warps_k * p.strips * p.team <= max_warps; p.warps_k++) {
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
                     const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;

@@ -84,14 +84,15 @@ static void add_variant(spinfer_plan *list, int *count, const spinfer_plan *from
  * library refuses drops out when it is tried. */
 static int list_variants(const spinfer_plan *from, spinfer_plan *list)
 {
-    static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 6, 8};
-    static const int warps_k[] = {1, 2, 3, 4, 6, 8, 12, 16, 24}, splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16};
+    static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12};
+    static const int warps_k[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 22, 24, 28}, splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16};
     static const int rounds[] = {1, 2, 3, 4, 6, 8}, pieces[] = {1, 2, 3, 4, 6};
     spinfer_plan     v;
     int              count = 0, i, j;
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
     for (v = *from, i = 0; i < COUNT(tokens); i++) {
         v.tokens = tokens[i];
+        v.team = v.tokens <= 16 ? 1 : 2; /* fixed by the kernel */
         add_variant(list, &count, from, &v);
     }
     for (v = *from, i = 0; i < COUNT(strips); i++)
@@ -99,14 +100,17 @@ static int list_variants(const spinfer_plan *from, spinfer_plan *list)
             if (strips[i] * warps_k[j] > 32) continue;
             v.strips = strips[i];
             v.warps_k = warps_k[j];
-            v.x_cols = v.warps_k * (from->x_cols / from->warps_k);
+            v.x_cols = v.warps_k * v.team * (from->x_cols / (from->warps_k * from->team));
+            v.x_cols += v.x_cols % 2 * v.x_cols; /* even */
             add_variant(list, &count, from, &v);
         }
     for (v = *from, v.stages = 2; v.stages <= 8; v.stages++) add_variant(list, &count, from, &v);
-    for (v = *from, i = 0; i < COUNT(splits); i++)
-        for (v.splits = splits[i], v.cluster = 0; v.cluster < 2; v.cluster++) add_variant(list, &count, from, &v);
+    for (v = *from, i = 0; i < COUNT(splits); i++) {
+        v.splits = splits[i];
+        add_variant(list, &count, from, &v);
+    }
     for (v = *from, i = 0; i < COUNT(rounds); i++)
-        for (v.x_cols = v.warps_k * rounds[i], j = 0; j < COUNT(pieces); j++) {
+        for (v.x_cols = v.warps_k * v.team * rounds[i], j = 0; j < COUNT(pieces); j++) {
             v.x_pieces = pieces[j];
             add_variant(list, &count, from, &v);
         }

@@ -52,7 +52,7 @@ static const struct {
 } plan_fields[] = {
     {"tokens", offsetof(spinfer_plan, tokens)},       {"strips", offsetof(spinfer_plan, strips)},
     {"warps_k", offsetof(spinfer_plan, warps_k)},     {"stages", offsetof(spinfer_plan, stages)},
-    {"splits", offsetof(spinfer_plan, splits)},       {"cluster", offsetof(spinfer_plan, cluster)},
+    {"splits", offsetof(spinfer_plan, splits)},       {"team", offsetof(spinfer_plan, team)},
     {"x_cols", offsetof(spinfer_plan, x_cols)},       {"x_pieces", offsetof(spinfer_plan, x_pieces)},
     {"dependent", offsetof(spinfer_plan, dependent)},
 };
