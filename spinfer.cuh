@@ -83,6 +83,13 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+/* Bulk copies go to the block itself. PTX could not say so before sm_100; since then the older name is a call on sm_120. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define SPINFER_BULK_SHARED "shared::cta"
+#else
+#define SPINFER_BULK_SHARED "shared::cluster"
+#endif
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000
 #define SPINFER_HAS_BINARY_MMA 1 /* mma of one-bit operands in hardware                   */
 #else
@@ -388,13 +395,18 @@ SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitm
  *                  and these stores run without bank conflicts (padding). */
 SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile, size_t ld, int lane)
 {
-    uint32_t *top = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0));
-    uint32_t *bottom =
-        (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
-    top[0] = frag->r[0];
-    top[1] = frag->r[2];
-    bottom[0] = frag->r[1];
-    bottom[1] = frag->r[3];
+    const uint32_t top[2] = {frag->r[0], frag->r[2]}, bottom[2] = {frag->r[1], frag->r[3]};
+    uint16_t      *to_top = tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0);
+    uint16_t      *to_bottom = tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1);
+#ifdef __CUDA_ARCH__
+    ((uint32_t *)(void *)to_top)[0] = top[0];
+    ((uint32_t *)(void *)to_top)[1] = top[1];
+    ((uint32_t *)(void *)to_bottom)[0] = bottom[0];
+    ((uint32_t *)(void *)to_bottom)[1] = bottom[1];
+#else /* the caller reads uint16_t, which a host compiler may move across a store of uint32_t (strict aliasing) */
+    memcpy(to_top, top, sizeof top);
+    memcpy(to_bottom, bottom, sizeof bottom);
+#endif
 }
 
 /* spinfer_record_at() : the record of a GroupTile (FIG 3 of spinfer_encode.h), 16-byte aligned, in the memory of W.
@@ -659,7 +671,7 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(spinfer_shared barrier, uint3
 SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint32_t bytes, spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+    asm volatile("cp.async.bulk." SPINFER_BULK_SHARED ".global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 #else
@@ -674,7 +686,7 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
                                         spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+    asm volatile("cp.async.bulk.tensor.2d." SPINFER_BULK_SHARED ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
                  "[%4];" ::"r"(to),
                  "l"(map), "r"(col), "r"(row), "r"(barrier)
                  : "memory");
@@ -920,8 +932,14 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
  * instructions for each record); the result of a shuffle it cannot. */
 SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
 {
-#if __CUDA_ARCH__ < 1000 /* newer compilers' code has no register to spare for it and spills */
-    value = __shfl_sync(0xffffffffu, value, (int)lane);
+    return __shfl_sync(0xffffffffu, value, (int)lane);
+}
+
+/* The same where registers allow it: from sm_100 on the code for 64 tokens has none to spare and would spill. */
+SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
+{
+#if __CUDA_ARCH__ < 1000
+    value = spinfer_pin(value, lane);
 #else
     (void)lane;
 #endif
@@ -951,13 +969,13 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
-    l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
-    l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
+    l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
+    l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
     if (team > 1) l.tile = spinfer_pin(l.tile, lane); /* for teams of one a register is missing */
-    l.write = spinfer_pin(l.write, lane);
-    l.read = spinfer_pin(l.read, lane);
-    l.quad.below = spinfer_pin(l.quad.below, lane);
-    l.quad.rotate = spinfer_pin(l.quad.rotate, lane);
+    l.write = spinfer_pin_if_room(l.write, lane);
+    l.read = spinfer_pin_if_room(l.read, lane);
+    l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
+    l.quad.rotate = spinfer_pin_if_room(l.quad.rotate, lane);
     return l;
 }
 
@@ -1433,7 +1451,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
 
 #ifdef __CUDACC__
 
-extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
+extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes of X: spinfer_x_place() */
 
 /* Most warps of a block. Only Hopper has the shared memory, and its compiler the registers, for all of them. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
