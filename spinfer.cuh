@@ -110,17 +110,19 @@ typedef struct spinfer_device {
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
- * warps walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
+ * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5). A
+ * block has strips * warps_k * team warps: at most 28, with 64 tokens or on other GPUs than Hopper 16. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
-    int team;      /* warps that share a buffer and split its rows: 1, 2 or 4, fixed by the kernel; its stages
-                      hold as many records                                                                       */
+    int team;      /* warps that share a buffer and split its rows, fixed by the kernel: 1 for 8 and 16 tokens, 2 for
+                      32 and 64; a stage of the buffer holds as many records                                     */
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8                                               */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
                       through the workspace, in the order of K                                                   */
-    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
+    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 4096,
+                      and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
@@ -139,8 +141,8 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan);
 
-/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without
- * a cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
+ * splits - 1 times the sums of all blocks along M and tokens. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
@@ -157,8 +159,8 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
  *   ldy        in      elements, >= M
  *   n          in      tokens, 1 .. 65535 * plan->tokens. Made for n <= 64; above, W is decoded again for every 64.
  *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero
- *                      it once after allocating; every launch leaves it ready for the next. Launches that may overlap
- *                      (two streams) need one each.
+ *                      it once after allocating; every launch leaves zeros for the next, which may have another plan or
+ *                      matrix. Launches that may overlap (two streams) need one each.
  *   stream     in      cudaStream_t
  *
  *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
@@ -2185,12 +2187,14 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
                                                         size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
+    size_t         sums;
     if (!plan || !bytes) return SPINFER_ERR_NULL;
     if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
     if (status != SPINFER_OK) return status;
-    *bytes = (size_t)spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) *
-             (size_t)(plan->splits - 1) * (size_t)plan->strips * SPINFER_GROUP_ROWS * (size_t)plan->tokens *
-             sizeof(float);
+    sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
+           ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
+    if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
+    *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
     return SPINFER_OK;
 }
 
