@@ -83,6 +83,13 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+/* Bulk copies go to the block itself. PTX could not say so before sm_100; since then the older name is a call on sm_120. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define SPINFER_BULK_SHARED "shared::cta"
+#else
+#define SPINFER_BULK_SHARED "shared::cluster"
+#endif
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000
 #define SPINFER_HAS_BINARY_MMA 1 /* mma of one-bit operands in hardware                   */
 #else
@@ -103,17 +110,19 @@ typedef struct spinfer_device {
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
- * warps walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
+ * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5). A
+ * block has strips * warps_k * team warps: at most 28, with 64 tokens or on other GPUs than Hopper 16. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
-    int team;      /* warps that share a buffer and split its rows: 1, 2 or 4, fixed by the kernel; its stages
-                      hold as many records                                                                       */
+    int team;      /* warps that share a buffer and split its rows, fixed by the kernel: 1 for 8 and 16 tokens, 2 for
+                      32 and 64; a stage of the buffer holds as many records                                     */
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8                                               */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
                       through the workspace, in the order of K                                                   */
-    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
+    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 4096,
+                      and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
@@ -152,8 +161,8 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan);
 
-/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without
- * a cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
+ * splits - 1 times the sums of all blocks along M and tokens. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
@@ -170,8 +179,8 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
  *   ldy        in      elements, >= M
  *   n          in      tokens, 1 .. 65535 * plan->tokens. Made for n <= 64; above, W is decoded again for every 64.
  *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero
- *                      it once after allocating; every launch leaves it ready for the next. Launches that may overlap
- *                      (two streams) need one each.
+ *                      it once after allocating; every launch leaves zeros for the next, which may have another plan or
+ *                      matrix. Launches that may overlap (two streams) need one each.
  *   stream     in      cudaStream_t
  *
  *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
@@ -445,13 +454,18 @@ SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitm
  *                  and these stores run without bank conflicts (padding). */
 SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile, size_t ld, int lane)
 {
-    uint32_t *top = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0));
-    uint32_t *bottom =
-        (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
-    top[0] = frag->r[0];
-    top[1] = frag->r[2];
-    bottom[0] = frag->r[1];
-    bottom[1] = frag->r[3];
+    const uint32_t top[2] = {frag->r[0], frag->r[2]}, bottom[2] = {frag->r[1], frag->r[3]};
+    uint16_t      *to_top = tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0);
+    uint16_t      *to_bottom = tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1);
+#ifdef __CUDA_ARCH__
+    ((uint32_t *)(void *)to_top)[0] = top[0];
+    ((uint32_t *)(void *)to_top)[1] = top[1];
+    ((uint32_t *)(void *)to_bottom)[0] = bottom[0];
+    ((uint32_t *)(void *)to_bottom)[1] = bottom[1];
+#else /* the caller reads uint16_t, which a host compiler may move across a store of uint32_t (strict aliasing) */
+    memcpy(to_top, top, sizeof top);
+    memcpy(to_bottom, bottom, sizeof bottom);
+#endif
 }
 
 /* spinfer_record_at() : the record of a GroupTile (FIG 3 of spinfer_encode.h), 16-byte aligned, in the memory of W.
@@ -716,7 +730,7 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(spinfer_shared barrier, uint3
 SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint32_t bytes, spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+    asm volatile("cp.async.bulk." SPINFER_BULK_SHARED ".global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 #else
@@ -731,7 +745,7 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
                                         spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+    asm volatile("cp.async.bulk.tensor.2d." SPINFER_BULK_SHARED ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
                  "[%4];" ::"r"(to),
                  "l"(map), "r"(col), "r"(row), "r"(barrier)
                  : "memory");
@@ -967,8 +981,14 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
  * instructions for each record); the result of a shuffle it cannot. */
 SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
 {
-#if __CUDA_ARCH__ < 1000 /* newer compilers' code has no register to spare for it and spills */
-    value = __shfl_sync(0xffffffffu, value, (int)lane);
+    return __shfl_sync(0xffffffffu, value, (int)lane);
+}
+
+/* The same where registers allow it: from sm_100 on the code for 64 tokens has none to spare and would spill. */
+SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
+{
+#if __CUDA_ARCH__ < 1000
+    value = spinfer_pin(value, lane);
 #else
     (void)lane;
 #endif
@@ -998,13 +1018,13 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
-    l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
-    l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
+    l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
+    l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
     if (team > 1) l.tile = spinfer_pin(l.tile, lane); /* for teams of one a register is missing */
-    l.write = spinfer_pin(l.write, lane);
-    l.read = spinfer_pin(l.read, lane);
-    l.quad.below = spinfer_pin(l.quad.below, lane);
-    l.quad.rotate = spinfer_pin(l.quad.rotate, lane);
+    l.write = spinfer_pin_if_room(l.write, lane);
+    l.read = spinfer_pin_if_room(l.read, lane);
+    l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
+    l.quad.rotate = spinfer_pin_if_room(l.quad.rotate, lane);
     return l;
 }
 
@@ -1543,8 +1563,8 @@ SPINFER_DEVICE void spinfer_store_rows(const spinfer_dtype dtype, const int widt
 /* spinfer_silu() : x / (1 + exp(-x)).
  * spinfer_gelu() : the tanh form, x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is
  *                  x / (1 + exp(-2u)); up to 5e-4 off the form with the error function.
- * Both by the GPU's approximations of exp and division: relative error below (8 + 2 |a|) 2^-23 for the argument a of exp,
- * far less than rounding to 16 bits where the result is not close to 0. */
+ * Both by the GPU's approximations of exp and division: the relative error stays below (8 + 5 |a|) 2^-23 for the
+ * argument a of exp; beyond |a| = 87 the result is x or 0. */
 SPINFER_DEVICE float spinfer_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 SPINFER_DEVICE float spinfer_gelu(float x)
 {
@@ -1640,7 +1660,7 @@ SPINFER_DEVICE void spinfer_epilogue_swiglu(const spinfer_dtype dtype, const spi
     spinfer_store_fused(dtype, 2, args, row / 2, token, spinfer_rows_left(args, row) / 2, value);
 }
 
-extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
+extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes of X: spinfer_x_place() */
 
 /* Most warps of a block. Only Hopper has the shared memory, and its compiler the registers, for all of them. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
@@ -2447,7 +2467,20 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes)
 {
+<<<<<<< HEAD
     return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
+=======
+    spinfer_status status = spinfer_detail_check_matrix(W);
+    size_t         sums;
+    if (!plan || !bytes) return SPINFER_ERR_NULL;
+    if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
+    if (status != SPINFER_OK) return status;
+    sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
+           ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
+    if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
+    *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
+    return SPINFER_OK;
+>>>>>>> testfix
 }
 
 /* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver); the
