@@ -2454,33 +2454,22 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
                                                           size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
+    size_t         sums;
     if (!kernels || !plan || !bytes) return SPINFER_ERR_NULL;
     if (status == SPINFER_OK)
         status = spinfer_detail_check_plan(plan, spinfer_detail_find(kernels, count, W->dtype, plan), W, n);
-    if (status != SPINFER_OK) return status;
-    *bytes = (size_t)spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) *
-             (size_t)(plan->splits - 1) * (size_t)plan->strips * SPINFER_GROUP_ROWS * (size_t)plan->tokens *
-             sizeof(float);
-    return SPINFER_OK;
-}
-
-SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
-                                                        size_t *bytes)
-{
-<<<<<<< HEAD
-    return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
-=======
-    spinfer_status status = spinfer_detail_check_matrix(W);
-    size_t         sums;
-    if (!plan || !bytes) return SPINFER_ERR_NULL;
-    if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
     if (status != SPINFER_OK) return status;
     sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
            ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
     if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
     *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
     return SPINFER_OK;
->>>>>>> testfix
+}
+
+SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                        size_t *bytes)
+{
+    return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
 }
 
 /* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver); the
