@@ -1177,6 +1177,124 @@ SPINFER_DEVICE void spinfer_team_barrier(const int team_warps, uint32_t team)
         asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 * team_warps) : "memory");
 }
 
+/* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in the
+ * ring is the same in all lanes of the team; the offsets are those of the calling lane. */
+typedef struct spinfer_ring {
+    spinfer_stream  stream;
+    const uint32_t *last;     /* offset behind the range                                       */
+    const void     *data;     /* of W                                                          */
+    uint32_t        member;   /* 0 .. team - 1, of the calling warp                            */
+    uint32_t        stages;   /* shared address of the first one, a multiple of 128 ..         */
+    uint32_t        barriers; /* .. of the first barrier, [count] of 8 bytes ..                */
+    uint32_t        count;    /* .. and how many                                               */
+    uint32_t        stage;    /* bytes of a stage, spinfer_stage_bytes()                       */
+    uint32_t        cols;     /* GroupTile columns of the range                                */
+    uint32_t        step;     /* from stage to stage, in GroupTile columns                     */
+    uint32_t        col;      /* first column of the current stage; the range is done if >= cols */
+    uint32_t        at;       /* shared address of the current stage ..                        */
+    uint32_t        barrier;  /* .. and of its barrier                                         */
+    uint32_t        owner;    /* lane that keeps the offset of its first record                */
+    uint32_t        parity;   /* of the barriers, bit 0                                        */
+} spinfer_ring;
+
+/* spinfer_ring_init() : an empty ring. Scope: team. Before the first copy a barrier of the team, after
+ * spinfer_mbarrier_fence(), publishes the barriers in shared memory. */
+SPINFER_DEVICE void spinfer_ring_init(spinfer_ring *r, uint32_t stages, uint32_t barriers, uint32_t count,
+                                      uint32_t stage, uint32_t member, uint32_t lane)
+{
+    r->member = member;
+    r->stages = r->at = stages;
+    r->barriers = r->barrier = barriers;
+    r->count = count;
+    r->stage = stage;
+    r->parity = 0;
+    if (member == 0 && lane < count) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+}
+
+/* spinfer_ring_range() : what will pass: of GroupTile columns k_begin .. k_begin + cols - 1 of row `strip` of W those from
+ * `part` * team on, `team` at a time, every parts-th time. Scope: team; the range before is done. W: in device memory. */
+SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t strip,
+                                       uint32_t k_begin, uint32_t cols, uint32_t part, uint32_t parts, uint32_t lane)
+{
+    const uint32_t  records = (uint32_t)team;
+    const uint32_t *first = W->offsets + (uint64_t)strip * W->group_ld + k_begin;
+    r->data = W->data;
+    r->last = first + cols;
+    r->cols = cols;
+    r->step = records * parts;
+    r->col = records * part;
+    r->owner = 0;
+    r->stream.begin = r->stream.end = 0;
+    r->stream.offsets = first + r->col + r->step * (lane / records) + lane % records;
+    spinfer_stream_load(&r->stream, r->last);
+}
+
+/* spinfer_ring_fetch() : starts the copies of stages i .. end - 1 of those to come, end <= count. Once for each stage,
+ * before the first spinfer_ring_wait() of a range; then spinfer_ring_release() does it. Scope: team. */
+SPINFER_DEVICE void spinfer_ring_fetch(const int team, const spinfer_ring *r, uint32_t i, uint32_t end, uint32_t lane)
+{
+    const uint32_t records = (uint32_t)team;
+    SPINFER_NO_UNROLL
+    for (; r->member == 0 && i < end && r->col + i * r->step < r->cols; i++) {
+        uint32_t at = r->at + i * r->stage, barrier = r->barrier + 8 * i;
+        if (at >= r->stages + r->count * r->stage) at -= r->count * r->stage, barrier -= 8 * r->count;
+        spinfer_stream_fetch(team, &r->stream, r->data, at, barrier, i * records,
+                             spinfer_min(r->cols - (r->col + i * r->step), records), lane);
+    }
+}
+
+/* spinfer_ring_records() : records of the current stage, 1 .. team. */
+SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring *r)
+{
+    return spinfer_min(r->cols - r->col, (uint32_t)team);
+}
+
+/* spinfer_ring_wait() : until the current stage is complete. Returns what spinfer_scan_stage() takes: the shared address
+ * of the record that the lane scans, or 0. Scope: team; col < cols. */
+SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint32_t lane)
+{
+    const uint32_t records = (uint32_t)team, begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)r->owner);
+    uint32_t       record = r->at + 16 * (begin % 8);
+    if (team > 1) {
+        const uint32_t i = lane / (32 / records);
+        record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(r->owner + i)) - begin);
+        if (i >= spinfer_ring_records(team, r)) record = 0;
+    }
+    if (lane - r->owner < records) {
+        r->stream.offsets += 32 / records * r->step;
+        spinfer_stream_load(&r->stream, r->last);
+    }
+    spinfer_mbarrier_wait(r->barrier, r->parity & 1);
+    return record;
+}
+
+/* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of the
+ * stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier of it. */
+SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t id, uint32_t lane)
+{
+    const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;
+    spinfer_team_barrier(team, id); /* all lanes have read stage and table */
+    if (r->member == 0 && next < r->cols)
+        spinfer_stream_fetch(team, &r->stream, r->data, r->at, r->barrier, (r->owner + r->count * records) % 32,
+                             spinfer_min(r->cols - next, records), lane);
+    r->owner = (r->owner + records) % 32;
+    r->at += r->stage;
+    r->barrier += 8;
+    r->col += r->step;
+    if (r->at == r->stages + r->count * r->stage) r->at = r->stages, r->barrier = r->barriers, r->parity ^= 1;
+}
+
+/* spinfer_x_lane() : where a lane reads X for spinfer_multiply_stage(), column 0 of a piece at shared address `x`.
+ * spinfer_x_at() : the same for GroupTile column `col` of the piece, the first of a stage. */
+SPINFER_DEVICE uint32_t spinfer_x_lane(uint32_t x, uint32_t lane)
+{
+    return x + spinfer_x_place(8, lane % 4 / 2 * 8, spinfer_x_token(lane / 4)) + lane % 2 * 8;
+}
+SPINFER_DEVICE uint32_t spinfer_x_at(const int team, const int n_frags, uint32_t x_lane, uint32_t col)
+{
+    return (x_lane + col / 2 * (uint32_t)(1024 * n_frags)) ^ (team == 1 ? col % 2 * 64 : 0);
+}
+
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
  * into a slot. `parts` warps (`part` = 0, 1, ..) share the boxes if the copy engine does it, otherwise part 0 does all;
  * the arrivals of the 32 lanes of part 0 and the bytes complete the slot's `full` barrier. What lies outside of X becomes
@@ -1225,27 +1343,18 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
-    const uint32_t      records = (uint32_t)team_warps; /* of a stage */
     const uint32_t stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
-    const uint32_t team = block->strip * warps_k + block->part, warp = team * records + block->member;
-    const uint32_t warps = (uint32_t)plan->strips * warps_k * records, x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t team = block->strip * warps_k + block->part, warp = team * (uint32_t)team_warps + block->member;
+    const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
-    const uint32_t barriers = smem + 8 * team * stages, ring = smem + layout.rings + team * stages * layout.stage;
-    const uint32_t step = records * warps_k; /* from stage to stage of a team, in GroupTile columns */
-    const uint32_t x_lane = smem + layout.x + spinfer_x_place(8, lane % 4 / 2 * 8, spinfer_x_token(lane / 4)) + lane % 2 * 8;
-    const uint32_t ring_end = ring + stages * layout.stage;
-    uint32_t       at = ring, barrier = barriers, owner = 0, x_slot = 0, col = records * block->part;
-    uint32_t       parity = 0; /* bit 0: of the records' barriers, bit 1: of X */
+    const uint32_t x_lane = spinfer_x_lane(smem + layout.x, lane);
+    uint32_t       x_slot = 0;
+    spinfer_ring   ring;
 
-    const uint32_t *first = args->W.offsets + (uint64_t)strip * args->W.group_ld + block->k_begin;
-    spinfer_stream  stream;
-
-    stream.begin = stream.end = 0;
-    stream.offsets = first + col + step * (lane / records) + lane % records;
-    spinfer_stream_load(&stream, first + cols);
-    if (block->member == 0 && lane < stages)
-        spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+    spinfer_ring_init(&ring, smem + layout.rings + team * stages * layout.stage, smem + 8 * team * stages, stages,
+                      layout.stage, block->member, lane);
+    spinfer_ring_range(team_warps, &ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
     if (warp == 0 && lane < x_pieces) {
         spinfer_mbarrier_init(smem + layout.x_full + 8 * lane, 32);
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * lane, 32 * warps);
@@ -1257,53 +1366,29 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, warp, warps, lane);
-    if (block->member == 0 && col < cols)
-        spinfer_stream_fetch(team_warps, &stream, args->W.data, ring, barriers, 0, spinfer_min(cols - col, records), lane);
+    spinfer_ring_fetch(team_warps, &ring, 0, 1, lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
     SPINFER_NO_UNROLL
     for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++)
         spinfer_fetch_x(args, block, smem, i * x_cols, i, (warp + i) % warps, warps, lane);
-    SPINFER_NO_UNROLL
-    for (uint32_t i = 1; block->member == 0 && i < stages && col + i * step < cols; i++)
-        spinfer_stream_fetch(team_warps, &stream, args->W.data, ring + i * layout.stage, barriers + 8 * i, i * records,
-                             spinfer_min(cols - (col + i * step), records), lane);
+    spinfer_ring_fetch(team_warps, &ring, 1, stages, lane);
 
     const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + 512 * warp, block->member, lane);
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         const uint32_t x_piece = x_lane + x_slot * layout.x_piece;
-        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, parity >> 1);
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring.parity >> 1); /* bit 1: the parity of X */
         SPINFER_NO_UNROLL
-        for (; col < end; col += step) {
-            const uint32_t x =
-                (x_piece + (col - piece) / 2 * (uint32_t)(1024 * n_frags)) ^ (team_warps == 1 ? (col - piece) % 2 * 64 : 0);
-            const uint32_t count = spinfer_min(cols - col, records);
-            const uint32_t begin = __shfl_sync(0xffffffffu, stream.begin, (int)owner);
-            uint32_t       record = at + 16 * (begin % 8); /* of this lane's scan */
-            if (team_warps > 1) {
-                const uint32_t r = lane / (32 / records);
-                record += 16 * (__shfl_sync(0xffffffffu, stream.begin, (int)(owner + r)) - begin);
-                if (r >= count) record = 0;
-            }
-            if (lane - owner < records) {
-                stream.offsets += 32 * warps_k;
-                spinfer_stream_load(&stream, first + cols);
-            }
-            spinfer_mbarrier_wait(barrier, parity & 1);
-            spinfer_scan_stage(team_warps, record, &l);
+        while (ring.col < end) {
+            const uint32_t x = spinfer_x_at(team_warps, n_frags, x_piece, ring.col - piece);
+            const uint32_t count = spinfer_ring_records(team_warps, &ring);
+            spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
-            spinfer_team_barrier(team_warps, team); /* all lanes have read stage and table */
-            if (block->member == 0 && col + stages * step < cols)
-                spinfer_stream_fetch(team_warps, &stream, args->W.data, at, barrier, (owner + stages * records) % 32,
-                                     spinfer_min(cols - (col + stages * step), records), lane);
-            owner = (owner + records) % 32;
-            at += layout.stage;
-            barrier += 8;
-            if (at == ring_end) at = ring, barrier = barriers, parity ^= 1;
+            spinfer_ring_release(team_warps, &ring, team, lane);
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
@@ -1312,11 +1397,11 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
                 /* complete already: it orders the reads of the others before the copy */
-                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, parity >> 1);
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, ring.parity >> 1);
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
             }
         }
-        if (++x_slot == x_pieces) x_slot = 0, parity ^= 2;
+        if (++x_slot == x_pieces) x_slot = 0, ring.parity ^= 2;
     }
 }
 
