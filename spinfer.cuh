@@ -754,6 +754,15 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
 #endif
 }
 
+/* spinfer_bulk_fence() : what this thread has stored in shared memory comes before copies that it, or others behind a
+ * barrier, start to the same place with spinfer_bulk_copy(). */
+SPINFER_DEVICE void spinfer_bulk_fence(void)
+{
+#if SPINFER_HAS_BULK_COPY
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 /* spinfer_arrive_global() : counts an arrival and returns the number before. Release and acquire: what this thread saw
  * written before is visible to those who count later. */
 SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
@@ -830,11 +839,17 @@ typedef struct spinfer_smem {
     uint32_t total;
 } spinfer_smem;
 
+/* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the first
+ * and last line of 128 bytes their neighbours. */
+SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
+{
+    return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
+}
+
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
 {
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
-    /* the records and their neighbours in the first and last line */
-    const uint32_t stage = ((uint32_t)plan->team * max_record + 112 + 127) / 128 * 128;
+    const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
     const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
@@ -1229,6 +1244,13 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
     spinfer_stream_load(&r->stream, r->last);
 }
 
+/* spinfer_ring_stage() : shared address of the stage that comes i stages after the current one, 0 .. count - 1. */
+SPINFER_DEVICE uint32_t spinfer_ring_stage(const spinfer_ring *r, uint32_t i)
+{
+    const uint32_t at = r->at + i * r->stage, size = r->count * r->stage;
+    return at < r->stages + size ? at : at - size;
+}
+
 /* spinfer_ring_fetch() : starts the copies of stages i .. end - 1 of those to come, end <= count. Once for each stage,
  * before the first spinfer_ring_wait() of a range; then spinfer_ring_release() does it. Scope: team. */
 SPINFER_DEVICE void spinfer_ring_fetch(const int team, const spinfer_ring *r, uint32_t i, uint32_t end, uint32_t lane)
@@ -1236,9 +1258,9 @@ SPINFER_DEVICE void spinfer_ring_fetch(const int team, const spinfer_ring *r, ui
     const uint32_t records = (uint32_t)team;
     SPINFER_NO_UNROLL
     for (; r->member == 0 && i < end && r->col + i * r->step < r->cols; i++) {
-        uint32_t at = r->at + i * r->stage, barrier = r->barrier + 8 * i;
-        if (at >= r->stages + r->count * r->stage) at -= r->count * r->stage, barrier -= 8 * r->count;
-        spinfer_stream_fetch(team, &r->stream, r->data, at, barrier, i * records,
+        const uint32_t barrier = r->barrier + 8 * i, end_barrier = r->barriers + 8 * r->count;
+        spinfer_stream_fetch(team, &r->stream, r->data, spinfer_ring_stage(r, i),
+                             barrier < end_barrier ? barrier : barrier - 8 * r->count, i * records,
                              spinfer_min(r->cols - (r->col + i * r->step), records), lane);
     }
 }
@@ -1405,6 +1427,30 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     }
 }
 
+/* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
+SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfer_frag_c *sums)
+{
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 / team * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
+}
+
+/* spinfer_sums_store() : the sums of a warp to those of its team at shared address `to`: for each of 8 * n_frags tokens
+ * SPINFER_SUMS_STRIDE bytes, 64 rows in fp32. Scope: warp; a barrier publishes them. */
+SPINFER_DEVICE void spinfer_sums_store(const int team, const int n_frags, const spinfer_frag_c *sums, uint32_t to,
+                                       uint32_t member, uint32_t lane)
+{
+    const uint32_t own = to + 64 * (4 / (uint32_t)team) * member + 4 * (lane / 4) +
+                         spinfer_x_token(2 * (lane % 4)) * SPINFER_SUMS_STRIDE;
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 / team * n_frags; f++) {
+        SPINFER_UNROLL
+        for (int r = 0; r < 4; r++)
+            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + 4 * (r % 2)) * SPINFER_SUMS_STRIDE +
+                                         (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
+                                     sums[f].r[r]);
+    }
+}
+
 SPINFER_DEVICE void spinfer_shared_store_sums(uint32_t address, spinfer_sums v)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
@@ -1494,26 +1540,17 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
-    const uint32_t team = block->strip * warps_k + block->part, tiles = 4 / (uint32_t)team_warps;
+    const uint32_t team = block->strip * warps_k + block->part;
     const uint32_t warps = strips * warps_k * (uint32_t)team_warps, warp = team * (uint32_t)team_warps + block->member;
     const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
     const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
     const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    const uint32_t own = rings + team * stride + 64 * tiles * block->member + 4 * (lane / 4) +
-                         spinfer_x_token(2 * (lane % 4)) * SPINFER_SUMS_STRIDE;
     float         *partials = args->partials + ((uint64_t)block->id * (splits - 1) * units * 32 + lane) * 4;
 
     if (stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
-    SPINFER_UNROLL
-    for (int f = 0; f < 4 / team_warps * n_frags; f++) {
-        SPINFER_UNROLL
-        for (int r = 0; r < 4; r++)
-            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + 4 * (r % 2)) * SPINFER_SUMS_STRIDE +
-                                         (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
-                                     sums[f].r[r]);
-    }
+    spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible */
     SPINFER_NO_UNROLL
     for (uint32_t u = warp; u < units; u += warps) {
@@ -1552,8 +1589,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-    SPINFER_UNROLL
-    for (int f = 0; f < 4 / team_warps * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
+    spinfer_sums_clear(team_warps, n_frags, sums);
     spinfer_compute_warp(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
     spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, thread.x); /* read anew */
 #endif
