@@ -33,6 +33,17 @@ write_includes() {
 # The translation unit that holds the kernels: SPINFER_IMPLEMENTATION or SPINFER_STATIC.
 write_kernels() { printf '#define %s\n#include "spinfer.cuh"\n' "$1" >"$1".cu; }
 
+# The same with kernels for all other epilogues of the library.
+write_all_kernels() {
+    local epilogue
+    write_kernels SPINFER_IMPLEMENTATION
+    for epilogue in bias gelu silu swiglu; do
+        echo "SPINFER_DEFINE_SPMM_KERNELS(${epilogue}_fp16, SPINFER_FP16, spinfer_epilogue_$epilogue);"
+        echo "SPINFER_DEFINE_SPMM_KERNELS(${epilogue}_bf16, SPINFER_BF16, spinfer_epilogue_$epilogue);"
+        echo "const spinfer_kernel *${epilogue}_list(int i) { return i ? ${epilogue}_fp16 : ${epilogue}_bf16; }"
+    done >>SPINFER_IMPLEMENTATION.cu
+}
+
 # ---- language standards --------------------------------------------------------------------------
 
 # c STANDARD, cxx STANDARD: without CUDA, by every compiler that is here.
@@ -77,7 +88,7 @@ check_pytorch() {
 
 # For a debugger: no optimisation, real functions.
 check_debug() {
-    write_kernels SPINFER_IMPLEMENTATION
+    write_all_kernels
     "$NVCC" "${cuda_flags[@]}" -G -DSPINFER_NO_FORCEINLINE -arch=sm_90 -cubin SPINFER_IMPLEMENTATION.cu -o kernels.cubin
 }
 
@@ -87,7 +98,7 @@ check_debug() {
 check_ptxas() {
     local compute=compute_${1#sm_}
     "$NVCC" --list-gpu-arch | grep -qx "${compute%a}" || skip "this nvcc does not know $1"
-    write_kernels SPINFER_IMPLEMENTATION
+    write_all_kernels
     "$NVCC" "${cuda_flags[@]}" -arch="$1" -Xptxas -v -cubin SPINFER_IMPLEMENTATION.cu -o kernels.cubin 2>report ||
         { cat report; exit 1; }
     awk '/Compiling entry function/ { kernel = $(NF - 2); gsub(/\047/, "", kernel) }
@@ -96,6 +107,34 @@ check_ptxas() {
                                                          kernel, $5, frame, spills }
          END                        { print kernels + 0, "kernels,", bad + 0, "with a frame or spills"
                                       exit bad || !kernels }' report || fail "$1"
+}
+
+# stamps: a shape that no kernel can have is refused, and the message says why.
+check_stamps() {
+    local shape word
+    while read -r shape word; do
+        printf '#include "spinfer.cuh"\nSPINFER_DEFINE_SPMM_KERNEL(kernel, SPINFER_FP16, %s, spinfer_epilogue_scale);\n' \
+            "$shape" >stamp.cu
+        echo 'const void *address(void) { return kernel_info.function; }' >>stamp.cu
+        if "$NVCC" "${cuda_flags[@]}" "${ptx_only[@]}" -c stamp.cu -o object.o >report 2>&1; then
+            [ "$word" = fine ] || fail "$shape compiles"
+        else
+            grep -q "static assertion failed with \"$word" report || { cat report; fail "$shape: not because of $word"; }
+        fi
+        echo "$shape: $word"
+    done <<END
+1,3,20 fine
+4,7,28 fine
+2,8,16 fine
+3,1,27 TEAM
+1,0,16 N_FRAGS
+2,9,8 N_FRAGS
+1,8,8 N_FRAGS
+1,1,33 MAX_WARPS
+2,1,15 MAX_WARPS
+2,1,32 MAX_WARPS
+1,3,28 registers
+END
 }
 
 # ---- linkage -------------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ static const char program_text[] =
     "                                  spinfer_frag_a *out)\n"
     "{\n"
     "    spinfer_decode_tc_tile(&out[threadIdx.x], bitmaps, values, threadIdx.x);\n"
-    "}\n";
+    "}\n"
+    "SPINFER_DEVICE void negate(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t "
+    "token,\n"
+    "                           spinfer_sums sum)\n"
+    "{\n"
+    "    for (int i = 0; i < 4; i++) sum.row[i] = -sum.row[i];\n"
+    "    spinfer_store_rows(dtype, 4, args->Y + token * args->ldy + row, spinfer_rows_left(args, row), sum);\n"
+    "}\n"
+    "SPINFER_DEFINE_SPMM_KERNEL(multiply, SPINFER_FP16, 1, 1, 16, negate);\n";
 
 static char *read_file(const char *directory, const char *name)
 {
@@ -49,7 +57,7 @@ static void compile(const char *const *headers, const char *const *names, const 
     CHECK_NVRTC(nvrtcGetPTXSize(program, &bytes));
     text = (char *)allocate(bytes);
     CHECK_NVRTC(nvrtcGetPTX(program, text));
-    CHECK(strstr(text, ".entry decode") && strstr(text, "popc.b32"));
+    CHECK(strstr(text, ".entry decode") && strstr(text, "popc.b32") && strstr(text, ".entry multiply"));
     printf("%s: %zu bytes of PTX\n", architecture, bytes);
     free(text);
     CHECK_NVRTC(nvrtcDestroyProgram(&program));
