@@ -12,6 +12,7 @@
  *
  *   FUSE IT: the decode is one call inside your own kernel (section 5):
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
+ *   or one line stamps the library's kernel around an epilogue of yours (section 9)
  *
  *   NEEDS    sm_80 or newer to run, nvcc (C++14) to build, no other library. NVRTC compiles the device half alone.
  *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
@@ -19,7 +20,7 @@
  *
  *   CONTENTS   1 Configuration       2 Host API            3 Vocabulary             4 Who owns what
  *              5 Decode              6 Memory              7 Tensor cores           8 The SpMM block
- *              9 Kernel stamps      10 Encode, decompress   11 Implementation
+ *              9 Epilogues, kernel stamps   10 Encode, decompress   11 Implementation
  */
 #ifndef SPINFER_CUH
 #define SPINFER_CUH
@@ -819,6 +820,40 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *
  * Then the warps of a strip add their sums in shared memory, and the blocks of a row group theirs, by rising K. */
 
+/* IN A KERNEL OF YOUR OWN the stages are called like this (examples/11_fused_kernel.cu is a whole one). Device code
+ * only: nvcc's host pass does not see these functions, so put the body of the kernel into #ifdef __CUDA_ARCH__.
+ *
+ *     spinfer_ring_init(&ring, stages, barriers, count, stage, member, lane);             // team: barriers and place
+ *     spinfer_ring_range(TEAM, &ring, &W, strip, k_begin, cols, part, parts, lane);       // team: which records
+ *     spinfer_mbarrier_fence();  and a barrier of the team                                // publishes the barriers
+ *     spinfer_ring_fetch(TEAM, &ring, 0, count, lane);                                    // member 0: first copies
+ *     X to the places of spinfer_x_place(), zeros behind K;  __syncthreads();             // publishes X
+ *     l = spinfer_lane_init(TEAM, table, member, lane);                                   // lane constants
+ *     spinfer_sums_clear(TEAM, N_FRAGS, sums);
+ *     while (ring.col < cols) {
+ *         x = spinfer_x_at(TEAM, N_FRAGS, spinfer_x_lane(X, lane), ring.col);             // column of X of this stage
+ *         records = spinfer_ring_records(TEAM, &ring);
+ *         spinfer_scan_stage(TEAM, spinfer_ring_wait(TEAM, &ring, lane), &l);             // warp: fills its table
+ *         __syncwarp();                                                                   // publishes the table
+ *         spinfer_multiply_stage(DTYPE, TEAM, N_FRAGS, sums, x_frags, &l, records, x);    // warp: decode and mma
+ *         spinfer_ring_release(TEAM, &ring, id, lane);                                    // team: barrier, next copy
+ *     }
+ *     spinfer_sums_store(TEAM, N_FRAGS, sums, to, member, lane);  __syncthreads();        // publishes the sums
+ *
+ *   TEAM, N_FRAGS    compile-time constants as in SPINFER_DEFINE_SPMM_KERNEL(), and arrays whose sizes are literals:
+ *                    spinfer_frag_c sums[4 / TEAM * N_FRAGS], spinfer_frag_b x_frags[N_FRAGS]
+ *   a team           TEAM neighbouring warps, `member` 0 .. TEAM - 1; `id` counts the teams of the block from 0. Its
+ *                    barrier is __syncwarp() for one warp, otherwise named barrier id + 1. All lanes take part in
+ *                    every call.
+ *   shared memory    of a team: `count` stages (2 .. 8) of spinfer_stage_bytes(TEAM, W.max_record) at `stages`, a
+ *                    multiple of 128, and as many barriers of 8 bytes. Of a warp: a table of 512 bytes, a multiple of
+ *                    128. Of the block: X, 128 * 8 * N_FRAGS bytes for every 64 columns, a multiple of 1024; and of a
+ *                    team SPINFER_SUMS_STRIDE bytes of sums for each token, a multiple of 16.
+ *   another range    spinfer_ring_range() and spinfer_ring_fetch() again when a range is done; the ring goes on where
+ *                    it is. Whoever writes into a stage in between calls spinfer_bulk_fence(), and a barrier before
+ *                    the fetch.
+ *   W                in device memory, `data` a multiple of 128. `strip` is a row of 64; below the last one cols = 0 */
+
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
@@ -839,8 +874,8 @@ typedef struct spinfer_smem {
     uint32_t total;
 } spinfer_smem;
 
-/* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the first
- * and last line of 128 bytes their neighbours. */
+/* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the
+ * first and last line of 128 bytes their neighbours. */
 SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
 {
     return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
@@ -1192,8 +1227,8 @@ SPINFER_DEVICE void spinfer_team_barrier(const int team_warps, uint32_t team)
         asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 * team_warps) : "memory");
 }
 
-/* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in the
- * ring is the same in all lanes of the team; the offsets are those of the calling lane. */
+/* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in
+ * the ring is the same in all lanes of the team; the offsets are those of the calling lane. */
 typedef struct spinfer_ring {
     spinfer_stream  stream;
     const uint32_t *last;     /* offset behind the range                                       */
@@ -1226,8 +1261,9 @@ SPINFER_DEVICE void spinfer_ring_init(spinfer_ring *r, uint32_t stages, uint32_t
     if (member == 0 && lane < count) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
 }
 
-/* spinfer_ring_range() : what will pass: of GroupTile columns k_begin .. k_begin + cols - 1 of row `strip` of W those from
- * `part` * team on, `team` at a time, every parts-th time. Scope: team; the range before is done. W: in device memory. */
+/* spinfer_ring_range() : what will pass: of GroupTile columns k_begin .. k_begin + cols - 1 of row `strip` of W those
+ * from `part` * team on, `team` at a time, every parts-th time. Scope: team; the range before is done. W: in device
+ * memory. */
 SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t strip,
                                        uint32_t k_begin, uint32_t cols, uint32_t part, uint32_t parts, uint32_t lane)
 {
@@ -1271,8 +1307,8 @@ SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring 
     return spinfer_min(r->cols - r->col, (uint32_t)team);
 }
 
-/* spinfer_ring_wait() : until the current stage is complete. Returns what spinfer_scan_stage() takes: the shared address
- * of the record that the lane scans, or 0. Scope: team; col < cols. */
+/* spinfer_ring_wait() : until the current stage is complete. Returns what spinfer_scan_stage() takes: the shared
+ * address of the record that the lane scans, or 0. Scope: team; col < cols. */
 SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)r->owner);
@@ -1290,8 +1326,9 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
     return record;
 }
 
-/* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of the
- * stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier of it. */
+/* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of
+ * the stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier
+ * of it. */
 SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t id, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;

@@ -2,16 +2,16 @@
  *
  *     11_fused_kernel [rows cols [percent of zeros]]
  *
- * The idea. The first half of a transformer's MLP is Y = silu(G z) * (U z) with z = x * gain / rms(x). As separate steps
- * that is a kernel for the norm, a multiply by gate and up (in one matrix, rows interleaved), and a kernel for the rest;
- * the small ones take microseconds in which no weight moves. Here all is one kernel, which stays on its SM:
+ * The idea. The first half of a transformer's MLP is Y = silu(G z) * (U z) with z = x * gain / rms(x). As separate
+ * steps that is a kernel for the norm, a multiply by gate and up (in one matrix, rows interleaved), and a kernel for
+ * the rest; the small ones take microseconds in which no weight moves. Here all is one kernel, which stays on its SM:
  *
  *     weights    a ring for each warp (spinfer_ring_...): the first records are on their way before x has been read
  *     x          each block multiplies it by the gain, writes it where the multiply expects it (spinfer_x_place), and
  *                adds up squares. 1 / rms is one factor for a token, so it waits for the sums: W (z / r) = (W z) / r
  *     strips     a block takes every so many-th 64 rows. Its warps share the columns: scan, multiply, release
- *     sums       borrow the stage that is filled last (spinfer_sums_store). While they are added, the first stage of the
- *                next strip is already on its way
+ *     sums       borrow the stage that is filled last (spinfer_sums_store). While they are added, the first stage of
+ *                the next strip is already on its way
  *
  * Introduces: spinfer_ring_init(), _range(), _fetch(), _wait(), _release(), spinfer_scan_stage(),
  * spinfer_multiply_stage(), spinfer_sums_store(), spinfer_x_place(), spinfer_silu(), spinfer_epilogue_swiglu */
@@ -59,7 +59,7 @@ SPINFER_DEVICE float normalise(const arguments *args, unsigned char *to, uint32_
     return add_lanes(squares);
 }
 
-/* Adds what the warps have stored, their parts of K in order, and stores Y. Lane i has rows 2i and 2i + 1. Scope: warp. */
+/* Adds what the warps have stored, in their order, and stores Y. Lane i has rows 2i and 2i + 1. Scope: warp. */
 SPINFER_DEVICE void store_token(const arguments *args, const unsigned char *smem, const uint32_t *places, float factor,
                                 uint32_t strip, uint32_t token, uint32_t lane)
 {

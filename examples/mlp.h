@@ -133,8 +133,8 @@ static double largest_error(const layer *l, launch start, const double *exact, c
 }
 
 /* exact: from sums of integers, which are exact in fp32, and from there on in double.
- * bound: of the fused kernel. The factor is off by less than 6 units of 2^-23, which silu amplifies by up to 1 + |gate|;
- * spinfer_silu() states its own error; the last term is the rounding to fp16. */
+ * bound: of the fused kernel. The factor is off by less than 6 units of 2^-23, which silu amplifies by up to 1 +
+ * |gate|; spinfer_silu() states its own error; the last term is the rounding to fp16. */
 static void expect(const layer *l, const uint16_t *gain, double *exact, double *bound)
 {
     const size_t rows = l->host.rows, cols = l->host.cols;

@@ -113,13 +113,15 @@ check_ptxas() {
 check_stamps() {
     local shape word
     while read -r shape word; do
-        printf '#include "spinfer.cuh"\nSPINFER_DEFINE_SPMM_KERNEL(kernel, SPINFER_FP16, %s, spinfer_epilogue_scale);\n' \
-            "$shape" >stamp.cu
-        echo 'const void *address(void) { return kernel_info.function; }' >>stamp.cu
+        cat >stamp.cu <<CODE
+#include "spinfer.cuh"
+SPINFER_DEFINE_SPMM_KERNEL(kernel, SPINFER_FP16, $shape, spinfer_epilogue_scale);
+const void *address(void) { return kernel_info.function; }
+CODE
         if "$NVCC" "${cuda_flags[@]}" "${ptx_only[@]}" -c stamp.cu -o object.o >report 2>&1; then
             [ "$word" = fine ] || fail "$shape compiles"
         else
-            grep -q "static assertion failed with \"$word" report || { cat report; fail "$shape: not because of $word"; }
+            grep -q "static assertion failed with \"$word" report || fail "$shape: not because of $word"
         fi
         echo "$shape: $word"
     done <<END
