@@ -737,38 +737,42 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------
  *
- * FIG 5, a block of strips * warps_k warps (here strips = 2, warps_k = 3)
+ * FIG 5, the teams of a block with strips = 2 and warps_k = 3, and the records that they take
  *
- *                K -->   k   k+1  k+2  k+3  k+4  k+5  ..          each letter one GroupTile record
- *     strip 0           w0   w1   w2   w0   w1   w2
- *     strip 1           w3   w4   w5   w3   w4   w5
- *     X                 |---- piece 0 ----|---- piece 1 ..        all warps read the same piece
+ *                 K -->  k    k+1  k+2  k+3  k+4  k+5  k+6  k+7  ..
+ *     team = 1  strip 0  t0   t1   t2   t0   t1   t2   t0   t1       a stage is one record, a team one warp
+ *               strip 1  t3   t4   t5   t3   t4   t5   t3   t4
+ *     team = 2  strip 0  t0   t0   t1   t1   t2   t2   t0   t0       a stage is two records, and each of two warps
+ *               strip 1  t3   t3   t4   t4   t5   t5   t3   t3       decodes half of their rows
+ *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
  *
- * FIG 6, the life of a compute warp (2 stages). No barrier of the block until the sums are complete.
+ * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No
+ * barrier of the block until the sums are complete.
  *
  *     time ------------------------------------------------------------------------------->
- *     copy engine   r0 r1       |          r2         |          r3         |
- *     warp             wait r0  scan decode+mma  wait r1  scan decode+mma  wait r2 ..
+ *     copy engine   s0 s1                        s2                        s3
+ *     warps            wait s0  scan decode+mma  wait s1  scan decode+mma  wait s2 ..
  *     scan: words and the places of their first values go to a 512-byte table, where a lane reads 16 bytes a TCTile
  *
- * Then the warps of a strip add their sums in shared memory, and the blocks of a row group theirs, by rising K. */
+ * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
+ * workspace to the last of them, which adds by rising K. */
 
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
-/* X in shared memory: boxes of 64 columns (128 bytes) of all tokens. */
+/* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
-/* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
+/* Byte offsets into the dynamic shared memory of a block. The barriers [teams][stages] of the stages come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
     uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece ..                               */
     uint32_t x_left;   /* [x_pieces] counters: .. and how many so far, to know who is the last              */
-    uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
+    uint32_t rings;    /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;    /* bytes of a stage                                                                  */
-    uint32_t sums;     /* bytes from the sums of a warp to those of the next: [tokens][68] floats, 64 rows  */
+    uint32_t sums;     /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
-    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place()                                 */
+    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece;  /* bytes of a piece                                                                  */
     uint32_t total;
 } spinfer_smem;
@@ -778,7 +782,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     /* the records and their neighbours in the first and last line */
     const uint32_t stage = ((uint32_t)plan->team * max_record + 112 + 127) / 128 * 128;
-    const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
+    const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * teams * (uint32_t)plan->stages;
@@ -786,7 +790,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
-    s.sums = ring > warp_sums ? ring : warp_sums;
+    s.sums = ring > team_sums ? ring : team_sums;
     s.tables = s.rings + teams * ring;
     s.x = (s.tables + teams * (uint32_t)plan->team * 512 + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
@@ -802,16 +806,28 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
 }
 
-/* spinfer_x_place() : bytes from the start of a piece of X to eight neighbouring columns of a token, chunk col / 8 of its
- * row in a box. A row has all banks, so neighbouring tokens exchange their chunks (the 128-byte swizzle of the copy
- * engine). A box starts at a multiple of 1024. */
+/* FIG 7, a box of X: 64 columns of all tokens of a block, a row of 128 bytes for each token. The chunk of eight columns
+ * that lies at each 16 bytes of a row, and the place of the token in a fragment.
+ *
+ *     byte      0  16  32  48  64  80  96 112        number in the fragment
+ *     token 0   0   1   2   3   4   5   6   7        0
+ *     token 1   1   0   3   2   5   4   7   6        4
+ *     token 2   2   3   0   1   6   7   4   5        2
+ *      ..
+ *     token 7   7   6   5   4   3   2   1   0        7
+ *     token 8   as token 0, of the next fragment
+ *
+ * A row has all banks, so neighbouring tokens exchange their chunks: the 128-byte swizzle of the copy engine, which takes
+ * it from the address, so that a box begins at a multiple of 1024. Half a warp loads two chunks of four tokens at a time:
+ * either the even ones or the odd ones, which lie in different banks. */
+
+/* spinfer_x_place() : bytes from the start of a piece of X to column `col`, a multiple of 8, of a token. */
 SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t token)
 {
     return col / SPINFER_X_BOX * tokens * 128 + token * 128 + 16 * (col % SPINFER_X_BOX / 8 ^ token % 8);
 }
 
-/* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. Four
- * lanes in a row then read even, or odd, tokens, which lie in different banks. */
+/* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
 /* Everything a kernel needs, by value. */
@@ -1500,7 +1516,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  * A warp has one GroupTile. It handles it in eight steps of eight rows; in each a lane has eight weights of a row,
  * which are 16 bytes of the dense matrix, one row of a BitmapTile and one byte of its bitmap.
  *
- * FIG 7, the lanes in step s
+ * FIG 8, the lanes in step s
  *
  *                columns 0..7    8..15   16..23   24..31
  *     row 8s            L0       L1       L2       L3
@@ -1509,7 +1525,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  *     row 8s + 7        L28      L29      L30      L31
  *     BitmapTile        2s     2s + 1  2s + 16  2s + 17
  *
- * FIG 8, a block of warps encodes as many neighbouring GroupTiles, a tile of work, in one pass over the weights
+ * FIG 9, a block of warps encodes as many neighbouring GroupTiles, a tile of work, in one pass over the weights
  *
  *     take a number    load, bitmaps, counts    publish sum    place values    look back    copy the records out
  *
