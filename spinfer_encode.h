@@ -256,7 +256,7 @@ static inline float spinfer_to_float(uint16_t bits, spinfer_dtype dtype)
 }
 
 /* spinfer_detail_fp16_bits() : the nearest fp16 of a float without its sign. Weights spread over normal and subnormal
- * numbers, which a branch cannot predict: all cases are computed, and masks choose (four times as fast). */
+ * numbers, which a branch cannot predict: all cases are computed, and masks choose (four times as fast, gcc -O2). */
 static inline uint32_t spinfer_detail_fp16_bits(uint32_t rest)
 {
     const uint32_t subnormal = 0u - (rest < 0x38800000u); /* below 2^-14           */
