@@ -83,7 +83,7 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
-/* Bulk copies go to the block itself. PTX could not say so before sm_100; since then the older name is a call on sm_120. */
+/* Bulk copies go to the block itself. PTX of sm_90 could not say so; on sm_120 the older name has become a call. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 #define SPINFER_BULK_SHARED "shared::cta"
 #else
@@ -110,8 +110,8 @@ typedef struct spinfer_device {
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
- * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5). A
- * block has strips * warps_k * team warps: at most 28, with 64 tokens or on other GPUs than Hopper 16. */
+ * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5).
+ * A block has strips * warps_k * team warps: at most 28, with 64 tokens or on other GPUs than Hopper 16. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
@@ -121,7 +121,7 @@ typedef struct spinfer_plan {
     int stages;    /* stages of each team in shared memory, 2 .. 8                                               */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
                       through the workspace, in the order of K                                                   */
-    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 4096,
+    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
                       and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
@@ -673,7 +673,8 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(spinfer_shared barrier, uint3
 SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint32_t bytes, spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk." SPINFER_BULK_SHARED ".global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+    asm volatile("cp.async.bulk." SPINFER_BULK_SHARED
+                 ".global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 #else
@@ -688,8 +689,8 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
                                         spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.tensor.2d." SPINFER_BULK_SHARED ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
-                 "[%4];" ::"r"(to),
+    asm volatile("cp.async.bulk.tensor.2d." SPINFER_BULK_SHARED
+                 ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                  "l"(map), "r"(col), "r"(row), "r"(barrier)
                  : "memory");
 #else
@@ -817,9 +818,9 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
  *     token 7   7   6   5   4   3   2   1   0        7
  *     token 8   as token 0, of the next fragment
  *
- * A row has all banks, so neighbouring tokens exchange their chunks: the 128-byte swizzle of the copy engine, which takes
- * it from the address, so that a box begins at a multiple of 1024. Half a warp loads two chunks of four tokens at a time:
- * either the even ones or the odd ones, which lie in different banks. */
+ * A row has all banks, so neighbouring tokens exchange their chunks: the 128-byte swizzle of the copy engine, which
+ * takes it from the address, so that a box begins at a multiple of 1024. Half a warp loads two chunks of four tokens at
+ * a time: either the even ones or the odd ones, which lie in different banks. */
 
 /* spinfer_x_place() : bytes from the start of a piece of X to column `col`, a multiple of 8, of a token. */
 SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t token)
@@ -2074,8 +2075,10 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
-    if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % (plan->warps_k * plan->team) ||
-        (plan->x_cols % 2 && plan->x_pieces > 1)) return SPINFER_ERR_PLAN;
+    /* 64 columns: a warp fetches a piece with a box for each lane */
+    if (plan->x_cols < 1 || plan->x_cols > 64 || plan->x_cols % (plan->warps_k * plan->team) ||
+        (plan->x_cols % 2 && plan->x_pieces > 1))
+        return SPINFER_ERR_PLAN;
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
     if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
