@@ -256,13 +256,13 @@ static inline float spinfer_to_float(uint16_t bits, spinfer_dtype dtype)
 }
 
 /* spinfer_detail_fp16_bits() : the nearest fp16 of a float without its sign. Weights spread over normal and subnormal
- * numbers, which a branch cannot predict: all cases are computed, and masks choose (four times as fast). */
+ * numbers, which a branch cannot predict: all cases are computed, and masks choose (four times as fast, gcc -O2). */
 static inline uint32_t spinfer_detail_fp16_bits(uint32_t rest)
 {
     const uint32_t subnormal = 0u - (rest < 0x38800000u); /* below 2^-14           */
     const uint32_t infinite = 0u - (rest >= 0x477ff000u); /* 65520 and above, NaN  */
     const uint32_t nan = 0u - (rest > 0x7f800000u);
-    const uint32_t normal_bits = (rest - (112u << 23) + 0xfffu + ((rest >> 13) & 1u)) >> 13; /* exponent bias 127 -> 15 */
+    const uint32_t normal_bits = (rest - (112u << 23) + 0xfffu + ((rest >> 13) & 1u)) >> 13; /* bias 127 -> 15 */
     uint32_t       subnormal_bits, bits;
     float          value;
     memcpy(&value, &rest, 4);

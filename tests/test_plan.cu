@@ -166,8 +166,8 @@ static void test_limits(void)
     CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 6), &W, 8) == SPINFER_OK);
     CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 3), &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 33, plan.x_pieces = 1), &W, 8) == SPINFER_OK);
-    CHECK(STATUS(plan.x_cols = 4096, &W, 8) == SPINFER_OK);
-    CHECK(STATUS(plan.x_cols = 4098, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.x_cols = 64, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.x_cols = 66, &W, 8) == SPINFER_ERR_PLAN);
 
     /* each kernel has its team, and its most warps */
     CHECK(STATUS(plan.team = 2, &W, 8) == SPINFER_ERR_PLAN);

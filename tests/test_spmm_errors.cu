@@ -87,7 +87,9 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.x_cols = 2 * plan.warps_k + 1, plan.warps_k = 2), SPINFER_ERR_PLAN);
     REFUSED((set_splits(&plan, 1), a.plan = &plan, plan.warps_k = plan.x_pieces = 1, plan.x_cols = 18),
             SPINFER_ERR_PLAN); /* one piece for 19 columns of GroupTiles */
-    REFUSED((set_splits(&plan, 2), a.plan = &plan, plan.x_cols = plan.warps_k = 3), SPINFER_ERR_PLAN); /* half a box */
+    REFUSED((set_splits(&plan, 2), a.plan = &plan, plan.strips = 1, plan.x_cols = plan.warps_k = 3),
+            SPINFER_ERR_PLAN); /* one and a half boxes */
+    REFUSED((a.plan = &plan, plan.strips = plan.warps_k = 1, plan.x_cols = 66), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.team = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.team = 3 - plan.team), SPINFER_ERR_PLAN); /* 1 for 2, 2 for 1 */
     REFUSED((a.plan = &plan, plan.team = 4), SPINFER_ERR_PLAN);

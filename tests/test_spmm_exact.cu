@@ -105,8 +105,8 @@ static void test_uneven(int patterns)
 
 /* What surrounds X must not reach Y, not even times a weight of zero: NaN and infinity in the columns from K to ldx, in
  * columns behind the last token that a block of `tokens` reaches for, and where the first token is not aligned. X comes
- * through the copy engine in the first layout, in the others lane by lane: 16 bytes at a time where ldx is more than the
- * copy engine can take, else one element at a time. */
+ * through the copy engine in the first layout, else lane by lane: 16 bytes at a time in the last one, whose ldx is more
+ * than the copy engine can take, one element at a time in the others. */
 static void test_x_surroundings(const spinfer_device *device, size_t M, size_t K, size_t step)
 {
     static const struct {

@@ -150,8 +150,8 @@ static void test_workspace_reuse(const spinfer_device *device)
     for (i = 0; i < LAUNCHES; i++) weights_free(&weight[i]);
 }
 
-/* Launches of different plans share a workspace in stream order, with no synchronisation in between: what one sends lies
- * where the next one expects to find zeros. */
+/* Launches of different plans share a workspace in stream order, with no synchronisation in between: what one sends
+ * lies where the next one expects to find zeros. */
 static void test_workspace_in_stream_order(const spinfer_device *device)
 {
     enum { JOBS = 3 };

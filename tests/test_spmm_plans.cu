@@ -56,7 +56,7 @@ static int legal(const job *j, const spinfer_plan *p)
     const int max_warps = device.compute / 10 != 9 || p->tokens == 64 ? 16 : 28;
     const int groups = (int)spinfer_col_groups((uint32_t)j->W->K);
     if (p->team != (p->tokens <= 16 ? 1 : 2) || p->strips * p->warps_k * p->team > max_warps) return 0;
-    if (p->splits < 1 || p->splits > groups || p->x_cols % (p->warps_k * p->team)) return 0;
+    if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
     return p->x_pieces == 1 ? p->x_cols * p->splits >= groups : p->x_cols % 2 == 0;
 }
 
@@ -118,7 +118,7 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
 static spinfer_plan random_plan(const weights *W, uint64_t seed)
 {
     static const int strips[] = {1, 1, 2, 3, 4, 7}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
-    static const int x_steps[] = {1, 1, 2, 3, 8};
+    static const int x_steps[] = {1, 1, 2, 3, 8, 32};
     const int        groups = (int)spinfer_col_groups((uint32_t)W->K);
     int              range, step;
     spinfer_plan     p;
@@ -237,7 +237,7 @@ int main(void)
         CHECK(s.dependent[0] > 10 && (s.dependent[1] > 10 || device.compute < 90));
         CHECK(s.stages[2] && s.stages[3] && s.stages[4] && s.stages[8]);
         CHECK(s.strips[1] && s.strips[2] && s.strips[7] && s.warps_k[1] && s.warps_k[2] && s.warps_k[8]);
-        CHECK(s.x_cols[1] && s.x_cols[2] && s.x_cols[3] && s.x_cols[4]);
+        CHECK(s.x_cols[1] && s.x_cols[2] && s.x_cols[3] && s.x_cols[4] && s.x_cols[64]);
         CHECK(s.more_splits > 10 && s.odd_piece > 10 && s.odd_range > 10 && s.strips_below > 10);
         CHECK(s.blocks > 10 && s.parts > 10);
         CHECK(s.refused > 10);
