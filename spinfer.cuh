@@ -83,6 +83,13 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+/* Bulk copies go to the block itself. PTX of sm_90 could not say so; on sm_120 the older name has become a call. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define SPINFER_BULK_SHARED "shared::cta"
+#else
+#define SPINFER_BULK_SHARED "shared::cluster"
+#endif
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000
 #define SPINFER_HAS_BINARY_MMA 1 /* mma of one-bit operands in hardware                   */
 #else
@@ -103,17 +110,19 @@ typedef struct spinfer_device {
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
- * warps walks along K in one strip, `warps_k` GroupTiles at a time, through its own buffers. */
+ * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5).
+ * A block has strips * warps_k * team warps: at most 28, with 64 tokens or on other GPUs than Hopper 16. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64; chooses the kernel                               */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
-    int team;      /* warps that share a buffer and split its rows: 1, 2 or 4, fixed by the kernel; its stages
-                      hold as many records                                                                       */
+    int team;      /* warps that share a buffer and split its rows, fixed by the kernel: 1 for 8 and 16 tokens, 2 for
+                      32 and 64; a stage of the buffer holds as many records                                     */
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8                                               */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
                       through the workspace, in the order of K                                                   */
-    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X, a multiple of warps_k                    */
+    int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
+                      and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
@@ -132,8 +141,8 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan);
 
-/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1 without
- * a cluster. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
+ * splits - 1 times the sums of all blocks along M and tokens. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
@@ -150,8 +159,8 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
  *   ldy        in      elements, >= M
  *   n          in      tokens, 1 .. 65535 * plan->tokens. Made for n <= 64; above, W is decoded again for every 64.
  *   workspace  in/out  device memory, 16-byte aligned, of spinfer_spmm_workspace_bytes(), or NULL where that is 0. Zero
- *                      it once after allocating; every launch leaves it ready for the next. Launches that may overlap
- *                      (two streams) need one each.
+ *                      it once after allocating; every launch leaves zeros for the next, which may have another plan or
+ *                      matrix. Launches that may overlap (two streams) need one each.
  *   stream     in      cudaStream_t
  *
  *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
@@ -388,13 +397,18 @@ SPINFER_HD int spinfer_decode_tc_tile(spinfer_frag_a *frag, const uint64_t *bitm
  *                  and these stores run without bank conflicts (padding). */
 SPINFER_HD void spinfer_store_tc_tile(const spinfer_frag_a *frag, uint16_t *tile, size_t ld, int lane)
 {
-    uint32_t *top = (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0));
-    uint32_t *bottom =
-        (uint32_t *)(void *)(tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1));
-    top[0] = frag->r[0];
-    top[1] = frag->r[2];
-    bottom[0] = frag->r[1];
-    bottom[1] = frag->r[3];
+    const uint32_t top[2] = {frag->r[0], frag->r[2]}, bottom[2] = {frag->r[1], frag->r[3]};
+    uint16_t      *to_top = tile + (size_t)spinfer_frag_a_row(lane, 0) * ld + spinfer_frag_a_col(lane, 0);
+    uint16_t      *to_bottom = tile + (size_t)spinfer_frag_a_row(lane, 1) * ld + spinfer_frag_a_col(lane, 1);
+#ifdef __CUDA_ARCH__
+    ((uint32_t *)(void *)to_top)[0] = top[0];
+    ((uint32_t *)(void *)to_top)[1] = top[1];
+    ((uint32_t *)(void *)to_bottom)[0] = bottom[0];
+    ((uint32_t *)(void *)to_bottom)[1] = bottom[1];
+#else /* the caller reads uint16_t, which a host compiler may move across a store of uint32_t (strict aliasing) */
+    memcpy(to_top, top, sizeof top);
+    memcpy(to_bottom, bottom, sizeof bottom);
+#endif
 }
 
 /* spinfer_record_at() : the record of a GroupTile (FIG 3 of spinfer_encode.h), 16-byte aligned, in the memory of W.
@@ -659,7 +673,8 @@ SPINFER_DEVICE void spinfer_mbarrier_arrive_expect(spinfer_shared barrier, uint3
 SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint32_t bytes, spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+    asm volatile("cp.async.bulk." SPINFER_BULK_SHARED
+                 ".global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 #else
@@ -674,8 +689,8 @@ SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint
                                         spinfer_shared barrier)
 {
 #if SPINFER_HAS_BULK_COPY
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
-                 "[%4];" ::"r"(to),
+    asm volatile("cp.async.bulk.tensor.2d." SPINFER_BULK_SHARED
+                 ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                  "l"(map), "r"(col), "r"(row), "r"(barrier)
                  : "memory");
 #else
@@ -723,38 +738,42 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------
  *
- * FIG 5, a block of strips * warps_k warps (here strips = 2, warps_k = 3)
+ * FIG 5, the teams of a block with strips = 2 and warps_k = 3, and the records that they take
  *
- *                K -->   k   k+1  k+2  k+3  k+4  k+5  ..          each letter one GroupTile record
- *     strip 0           w0   w1   w2   w0   w1   w2
- *     strip 1           w3   w4   w5   w3   w4   w5
- *     X                 |---- piece 0 ----|---- piece 1 ..        all warps read the same piece
+ *                 K -->  k    k+1  k+2  k+3  k+4  k+5  k+6  k+7  ..
+ *     team = 1  strip 0  t0   t1   t2   t0   t1   t2   t0   t1       a stage is one record, a team one warp
+ *               strip 1  t3   t4   t5   t3   t4   t5   t3   t4
+ *     team = 2  strip 0  t0   t0   t1   t1   t2   t2   t0   t0       a stage is two records, and each of two warps
+ *               strip 1  t3   t3   t4   t4   t5   t5   t3   t3       decodes half of their rows
+ *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
  *
- * FIG 6, the life of a compute warp (2 stages). No barrier of the block until the sums are complete.
+ * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No
+ * barrier of the block until the sums are complete.
  *
  *     time ------------------------------------------------------------------------------->
- *     copy engine   r0 r1       |          r2         |          r3         |
- *     warp             wait r0  scan decode+mma  wait r1  scan decode+mma  wait r2 ..
+ *     copy engine   s0 s1                        s2                        s3
+ *     warps            wait s0  scan decode+mma  wait s1  scan decode+mma  wait s2 ..
  *     scan: words and the places of their first values go to a 512-byte table, where a lane reads 16 bytes a TCTile
  *
- * Then the warps of a strip add their sums in shared memory, and the blocks of a row group theirs, by rising K. */
+ * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
+ * workspace to the last of them, which adds by rising K. */
 
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
-/* X in shared memory: boxes of 64 columns (128 bytes) of all tokens. */
+/* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
-/* Byte offsets into the dynamic shared memory of a block. The barriers [warps][stages] of the records come first. */
+/* Byte offsets into the dynamic shared memory of a block. The barriers [teams][stages] of the stages come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
     uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece ..                               */
     uint32_t x_left;   /* [x_pieces] counters: .. and how many so far, to know who is the last              */
-    uint32_t rings;    /* [warps][stages] records; in the end the sums of the warps, over all that follows  */
+    uint32_t rings;    /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;    /* bytes of a stage                                                                  */
-    uint32_t sums;     /* bytes from the sums of a warp to those of the next: [tokens][68] floats, 64 rows  */
+    uint32_t sums;     /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
     uint32_t tables;   /* [warps] of 512 bytes                                                              */
-    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place()                                 */
+    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece;  /* bytes of a piece                                                                  */
     uint32_t total;
 } spinfer_smem;
@@ -764,7 +783,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     /* the records and their neighbours in the first and last line */
     const uint32_t stage = ((uint32_t)plan->team * max_record + 112 + 127) / 128 * 128;
-    const uint32_t ring = (uint32_t)plan->stages * stage, warp_sums = tokens * SPINFER_SUMS_STRIDE;
+    const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = 8 * teams * (uint32_t)plan->stages;
@@ -772,7 +791,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
     s.stage = stage;
-    s.sums = ring > warp_sums ? ring : warp_sums;
+    s.sums = ring > team_sums ? ring : team_sums;
     s.tables = s.rings + teams * ring;
     s.x = (s.tables + teams * (uint32_t)plan->team * 512 + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
@@ -788,16 +807,28 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
 }
 
-/* spinfer_x_place() : bytes from the start of a piece of X to eight neighbouring columns of a token, chunk col / 8 of its
- * row in a box. A row has all banks, so neighbouring tokens exchange their chunks (the 128-byte swizzle of the copy
- * engine). A box starts at a multiple of 1024. */
+/* FIG 7, a box of X: 64 columns of all tokens of a block, a row of 128 bytes for each token. The chunk of eight columns
+ * that lies at each 16 bytes of a row, and the place of the token in a fragment.
+ *
+ *     byte      0  16  32  48  64  80  96 112        number in the fragment
+ *     token 0   0   1   2   3   4   5   6   7        0
+ *     token 1   1   0   3   2   5   4   7   6        4
+ *     token 2   2   3   0   1   6   7   4   5        2
+ *      ..
+ *     token 7   7   6   5   4   3   2   1   0        7
+ *     token 8   as token 0, of the next fragment
+ *
+ * A row has all banks, so neighbouring tokens exchange their chunks: the 128-byte swizzle of the copy engine, which
+ * takes it from the address, so that a box begins at a multiple of 1024. Half a warp loads two chunks of four tokens at
+ * a time: either the even ones or the odd ones, which lie in different banks. */
+
+/* spinfer_x_place() : bytes from the start of a piece of X to column `col`, a multiple of 8, of a token. */
 SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t token)
 {
     return col / SPINFER_X_BOX * tokens * 128 + token * 128 + 16 * (col % SPINFER_X_BOX / 8 ^ token % 8);
 }
 
-/* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. Four
- * lanes in a row then read even, or odd, tokens, which lie in different banks. */
+/* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
 /* Everything a kernel needs, by value. */
@@ -920,8 +951,14 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
  * instructions for each record); the result of a shuffle it cannot. */
 SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
 {
-#if __CUDA_ARCH__ < 1000 /* newer compilers' code has no register to spare for it and spills */
-    value = __shfl_sync(0xffffffffu, value, (int)lane);
+    return __shfl_sync(0xffffffffu, value, (int)lane);
+}
+
+/* The same where registers allow it: from sm_100 on the code for 64 tokens has none to spare and would spill. */
+SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
+{
+#if __CUDA_ARCH__ < 1000
+    value = spinfer_pin(value, lane);
 #else
     (void)lane;
 #endif
@@ -951,13 +988,13 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
-    l.masks[0] = spinfer_pin(2 * bt < tc ? 0xffffffffu : 0, lane);
-    l.masks[1] = spinfer_pin(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
+    l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
+    l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
     if (team > 1) l.tile = spinfer_pin(l.tile, lane); /* for teams of one a register is missing */
-    l.write = spinfer_pin(l.write, lane);
-    l.read = spinfer_pin(l.read, lane);
-    l.quad.below = spinfer_pin(l.quad.below, lane);
-    l.quad.rotate = spinfer_pin(l.quad.rotate, lane);
+    l.write = spinfer_pin_if_room(l.write, lane);
+    l.read = spinfer_pin_if_room(l.read, lane);
+    l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
+    l.quad.rotate = spinfer_pin_if_room(l.quad.rotate, lane);
     return l;
 }
 
@@ -1434,7 +1471,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
 
 #ifdef __CUDACC__
 
-extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
+extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes of X: spinfer_x_place() */
 
 /* Most warps of a block. Only Hopper has the shared memory, and its compiler the registers, for all of them. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
@@ -1481,7 +1518,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
  * A warp has one GroupTile. It handles it in eight steps of eight rows; in each a lane has eight weights of a row,
  * which are 16 bytes of the dense matrix, one row of a BitmapTile and one byte of its bitmap.
  *
- * FIG 7, the lanes in step s
+ * FIG 8, the lanes in step s
  *
  *                columns 0..7    8..15   16..23   24..31
  *     row 8s            L0       L1       L2       L3
@@ -1490,7 +1527,7 @@ extern __shared__ __align__(128) unsigned char spinfer_smem_bytes[];
  *     row 8s + 7        L28      L29      L30      L31
  *     BitmapTile        2s     2s + 1  2s + 16  2s + 17
  *
- * FIG 8, a block of warps encodes as many neighbouring GroupTiles, a tile of work, in one pass over the weights
+ * FIG 9, a block of warps encodes as many neighbouring GroupTiles, a tile of work, in one pass over the weights
  *
  *     take a number    load, bitmaps, counts    publish sum    place values    look back    copy the records out
  *
@@ -2039,8 +2076,10 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
-    if (plan->x_cols < 1 || plan->x_cols > 4096 || plan->x_cols % (plan->warps_k * plan->team) ||
-        (plan->x_cols % 2 && plan->x_pieces > 1)) return SPINFER_ERR_PLAN;
+    /* 64 columns: a warp fetches a piece with a box for each lane */
+    if (plan->x_cols < 1 || plan->x_cols > 64 || plan->x_cols % (plan->warps_k * plan->team) ||
+        (plan->x_cols % 2 && plan->x_pieces > 1))
+        return SPINFER_ERR_PLAN;
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
     if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
@@ -2188,12 +2227,14 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
                                                         size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
+    size_t         sums;
     if (!plan || !bytes) return SPINFER_ERR_NULL;
     if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
     if (status != SPINFER_OK) return status;
-    *bytes = (size_t)spinfer_plan_row_groups(plan, W->rows) * ((n - 1) / (size_t)plan->tokens + 1) *
-             (size_t)(plan->splits - 1) * (size_t)plan->strips * SPINFER_GROUP_ROWS * (size_t)plan->tokens *
-             sizeof(float);
+    sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
+           ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
+    if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
+    *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
     return SPINFER_OK;
 }
 

@@ -226,6 +226,8 @@ typedef struct job {
     const weights      *W; /* the first part: job_default() sets it, a test changes it */
     size_t              n, ldx, ldy;
     size_t              x_shift, y_shift; /* bytes off a 256-byte boundary, even */
+    size_t              x_behind;         /* columns of X behind the last token, for nobody to read */
+    uint16_t            x_poison;         /* in all of X's memory that is no element of it; job_default(): NaN */
     int                 tight;            /* X, Y and workspace end where their allocations end */
     float               alpha, beta;
     const spinfer_plan *plan;     /* job_set_plan() */
@@ -242,6 +244,7 @@ static inline job job_default(const weights *W, size_t n)
     j.ldx = W->K;
     j.ldy = W->M;
     j.alpha = 1.0f;
+    j.x_poison = 0xffff;
     return j;
 }
 
@@ -266,7 +269,7 @@ static inline void integer_product(const weights *W, float alpha, const int8_t *
     }
 }
 
-/* Draws X and, unless beta is 0, Y; computes the answer; uploads. What is not X or Y is NaN, Y too if beta is 0. */
+/* Draws X and, unless beta is 0, Y; computes the answer; uploads. What is not Y is NaN, Y too if beta is 0. */
 static inline void job_set_input(job *j, uint64_t seed)
 {
     const size_t        M = j->W->M, K = j->W->K;
@@ -274,6 +277,7 @@ static inline void job_set_input(job *j, uint64_t seed)
     int8_t             *x = (int8_t *)allocate(j->n * K), *y = (int8_t *)allocate(j->n * M);
     uint16_t           *x_image = (uint16_t *)buffer_image(&j->X), *y_image = (uint16_t *)buffer_image(&j->Y);
     size_t              token, i;
+    for (i = 0; i < j->X.bytes / 2; i++) x_image[i] = j->x_poison;
     for (i = 0; i < j->n * K; i++) x[i] = (int8_t)((int)(random_bits(seed, i) % 9) - 4);
     for (i = 0; i < j->n * M; i++) y[i] = (int8_t)((int)(random_bits(~seed, i) % 9) - 4);
     for (token = 0; token < j->n; token++) {
@@ -291,7 +295,7 @@ static inline void job_set_input(job *j, uint64_t seed)
 static inline void job_create(job *j, uint64_t seed)
 {
     j->expected = (uint16_t *)allocate(j->n * j->W->M * sizeof *j->expected);
-    j->X = buffer_create(2 * ((j->n - 1) * j->ldx + j->W->K), j->x_shift, j->tight);
+    j->X = buffer_create(2 * ((j->n + j->x_behind - 1) * j->ldx + j->W->K), j->x_shift, j->tight);
     j->Y = buffer_create(2 * ((j->n - 1) * j->ldy + j->W->M), j->y_shift, j->tight);
     job_set_input(j, seed);
 }
@@ -354,9 +358,8 @@ static inline spinfer_status job_launch(const job *j, cudaStream_t stream)
 
 static inline void print_plan(const spinfer_plan *p)
 {
-    fprintf(stderr,
-            "tokens %d strips %d warps_k %d stages %d splits %d cluster %d x_cols %d x_pieces %d dependent %d\n",
-            p->tokens, p->strips, p->warps_k, p->stages, p->splits, p->cluster, p->x_cols, p->x_pieces, p->dependent);
+    fprintf(stderr, "tokens %d strips %d team %d warps_k %d stages %d splits %d x_cols %d x_pieces %d dependent %d\n",
+            p->tokens, p->strips, p->team, p->warps_k, p->stages, p->splits, p->x_cols, p->x_pieces, p->dependent);
 }
 
 static inline void job_describe(const job *j)
@@ -367,7 +370,8 @@ static inline void job_describe(const job *j)
     if (j->plan) print_plan(j->plan);
 }
 
-/* After the launch has run: Y is the answer, everything around it and everything else is as it was. */
+/* After the launch has run: Y is the answer, everything around it and everything else is as it was, which for the
+ * workspace means zeros. */
 static inline void job_check(const job *j)
 {
     const spinfer_dtype dtype = (spinfer_dtype)j->W->host.dtype;
@@ -393,7 +397,7 @@ static inline void job_check(const job *j)
     }
     free(now);
     buffer_check_unchanged(&j->X);
-    if (j->workspace.bytes) buffer_check_guards(&j->workspace);
+    if (j->workspace.bytes) buffer_check_unchanged(&j->workspace);
 }
 
 /* Sets the plan, launches, checks. A plan that is refused is a failure. */
@@ -418,13 +422,25 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
+/* The smallest legal piece of X, if there are several: whole steps of all teams, and whole boxes of two columns. */
+static inline int smallest_x_cols(const spinfer_plan *plan)
+{
+    const int step = plan->warps_k * plan->team;
+    return step % 2 ? 2 * step : step;
+}
+
 /* Another split of K. Two small pieces of X suit every split; one would have to hold the whole range of a block. */
-static inline void set_splits(spinfer_plan *plan, int splits, int cluster)
+static inline void set_splits(spinfer_plan *plan, int splits)
 {
     plan->splits = splits;
-    plan->cluster = cluster;
-    plan->x_cols = plan->warps_k;
+    plan->x_cols = smallest_x_cols(plan);
     plan->x_pieces = 2;
+}
+
+/* As many splits as there are columns of GroupTiles, or as many as the library itself may choose. */
+static inline int many_splits(const spinfer_matrix *W)
+{
+    return spinfer_col_groups(W->cols) < 26 ? (int)spinfer_col_groups(W->cols) : 26;
 }
 
 #endif /* SPINFER_TESTS_GPU_H */

@@ -169,6 +169,24 @@ static void test_group(const group *g, const fence *f, int side)
         }
 }
 
+/* Into tiles that the compiler knows to be uint16_t. Stores of 32-bit words into them may be moved behind the reads
+ * (strict aliasing, gcc at -O2); the fenced tiles above come out of a call and hide that. */
+static void test_typed_tiles(const group *g)
+{
+    uint16_t tile[64 * 32], tc_tile[16 * 16];
+    int      lane, i;
+    memset(tile, POISON, sizeof tile);
+    for (lane = 0; lane < 32; lane++) spinfer_decode_group(g->record, tile, 32, lane, 0, 1);
+    for (i = 0; i < 64 * 32; i++) CHECK(tile[i] == g->dense[i / 32][i % 32]);
+    memset(tc_tile, POISON, sizeof tc_tile);
+    for (lane = 0; lane < 32; lane++) {
+        spinfer_frag_a frag;
+        spinfer_decode_record_tc_tile(&frag, g->record, 0, lane);
+        spinfer_store_tc_tile(&frag, tc_tile, 16, lane);
+    }
+    for (i = 0; i < 16 * 16; i++) CHECK(tc_tile[i] == g->dense[i / 16][i % 16]);
+}
+
 /* The two steps of the kernel, with pointers as its shared addresses. The kernel finds the first value of a word by a
  * scan over the warp, here it is counted. */
 static void test_two_steps(const group *g, const fence *f, int side)
@@ -210,6 +228,7 @@ int main(void)
                 for (i = 0; i < 64 * 32; i++)
                     if (dense[i] & 0x7fff) dense[i] = special[dense[i] % (sizeof special / sizeof special[0])];
             g = group_create(dense);
+            test_typed_tiles(&g);
             for (side = 0; side < 2; side++) {
                 test_quads(&g, &a, side);
                 test_tc_tiles(&g, &a, &b, side);

@@ -70,6 +70,85 @@ static void test_records(void)
     CHECK((uint64_t)SPINFER_MAX_DIM + SPINFER_GROUP_ROWS > INT32_MAX && SPINFER_MAX_DIM <= INT32_MAX);
 }
 
+/* A piece of X: 16-byte chunks, each in a place of its own, and no place left over. */
+static void test_x_places(void)
+{
+    static char seen[8 * SPINFER_X_BOX * 64 * 2 / 16];
+    uint32_t    tokens, boxes, col, token, i, numbers = 0;
+    for (i = 0; i < 8; i++) numbers |= 1u << spinfer_x_token(i);
+    CHECK(numbers == 0xff);
+    for (tokens = 8; tokens <= 64; tokens *= 2)
+        for (boxes = 1; boxes <= 8; boxes++) {
+            const uint32_t chunks = boxes * SPINFER_X_BOX * tokens * 2 / 16;
+            memset(seen, 0, sizeof seen);
+            for (col = 0; col < boxes * SPINFER_X_BOX; col += 8)
+                for (token = 0; token < tokens; token++) {
+                    const uint32_t place = spinfer_x_place(tokens, col, token);
+                    CHECK(place % 16 == 0 && place / 16 < chunks && !seen[place / 16]++);
+                    CHECK(place / (tokens * 128) == col / SPINFER_X_BOX); /* box by box, a row for each token */
+                    CHECK(place / 128 % tokens == token);
+                }
+        }
+}
+
+/* The loads of X: 8 bytes for each lane, half a warp at a time, which must meet every bank once. The kernel computes
+ * the place of the first one and comes to the others by exclusive or and addition, as here. */
+static void test_x_banks(void)
+{
+    uint32_t tokens, fragment, slab, lane;
+    for (tokens = 8; tokens <= 64; tokens *= 2)
+        for (fragment = 0; fragment < tokens / 8; fragment++)
+            for (slab = 0; slab < SPINFER_X_BOX / 16; slab++) { /* of 16 columns */
+                char banks[2][32] = {{0}};
+                for (lane = 0; lane < 32; lane++) {
+                    const uint32_t col = (uint32_t)spinfer_frag_b_col((int)lane, 0);
+                    const uint32_t token = spinfer_x_token((uint32_t)spinfer_frag_b_token((int)lane));
+                    const uint32_t first = spinfer_x_place(8, col / 8 * 8, token) + 2 * (col % 8);
+                    const uint32_t place = (first ^ 32 * slab) + 1024 * fragment;
+                    const uint32_t bank = place / 4 % 32;
+                    CHECK(place ==
+                          spinfer_x_place(tokens, 16 * slab + col / 8 * 8, 8 * fragment + token) + 2 * (col % 8));
+                    CHECK(place % 8 == 0 && !banks[lane / 16][bank]++ && !banks[lane / 16][bank + 1]++);
+                }
+            }
+}
+
+/* The parts of a block's shared memory: in their order, none in another, aligned as their users need. */
+static void test_shared_memory(void)
+{
+    static const uint32_t max_records[] = {272, 1536, 2448, SPINFER_RECORD_MAX_BYTES};
+    static const int      x_cols[] = {1, 2, 3, 16, 64}, x_pieces[] = {1, 2, 16};
+    uint64_t              i;
+    for (i = 0; i < 4 * 28 * 7 * 4 * 5 * 3; i++) {
+        const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1;
+        spinfer_plan   p;
+        spinfer_smem   s;
+        uint32_t       tokens, stages, pieces, sums_end;
+        memset(&p, 0, sizeof p);
+        p.tokens = 8 << i / (4 * 28 * 7) % 4;
+        p.team = p.tokens <= 16 ? 1 : 2;
+        p.strips = teams % 2 ? 1 : 2;
+        p.warps_k = (int)teams / p.strips;
+        p.stages = (int)(i / (4 * 28) % 7) + 2;
+        p.x_cols = x_cols[i / (4 * 28 * 7 * 4) % 5];
+        p.x_pieces = x_pieces[i / (4 * 28 * 7 * 4 * 5)];
+        tokens = (uint32_t)p.tokens, stages = (uint32_t)p.stages, pieces = (uint32_t)p.x_pieces;
+        s = spinfer_smem_layout(&p, max_record);
+        CHECK(s.x_full == 8 * teams * stages); /* barriers of 8 bytes, counters of 4 */
+        CHECK(s.x_empty == s.x_full + 8 * pieces && s.x_left == s.x_empty + 8 * pieces);
+        CHECK(s.rings >= s.x_left + 4 * pieces && s.rings % 128 == 0);
+        /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
+        CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
+        CHECK(s.tables == s.rings + teams * stages * s.stage && s.tables % 128 == 0);
+        CHECK(s.x >= s.tables + teams * (uint32_t)p.team * 512 && s.x % 1024 == 0);
+        CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
+        sums_end = s.rings + (teams - 1) * s.sums + tokens * SPINFER_SUMS_STRIDE;
+        CHECK(s.sums >= stages * s.stage && s.sums >= tokens * SPINFER_SUMS_STRIDE && s.sums % 16 == 0);
+        CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
+    }
+    CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
+}
+
 /* As C ABIs with 64-bit pointers lay them out. Programs in other languages have these numbers in them. */
 static void test_structs(void)
 {
@@ -96,10 +175,10 @@ static void test_structs(void)
                   {sizeof(spinfer_device), 12},
                   {offsetof(spinfer_plan, tokens), 0},
                   {offsetof(spinfer_plan, strips), 4},
-                  {offsetof(spinfer_plan, warps_k), 8},
-                  {offsetof(spinfer_plan, stages), 12},
-                  {offsetof(spinfer_plan, splits), 16},
-                  {offsetof(spinfer_plan, cluster), 20},
+                  {offsetof(spinfer_plan, team), 8},
+                  {offsetof(spinfer_plan, warps_k), 12},
+                  {offsetof(spinfer_plan, stages), 16},
+                  {offsetof(spinfer_plan, splits), 20},
                   {offsetof(spinfer_plan, x_cols), 24},
                   {offsetof(spinfer_plan, x_pieces), 28},
                   {offsetof(spinfer_plan, dependent), 32},
@@ -288,42 +367,77 @@ static void check_fig4(text *t)
     expect(t, NEXT, "register %s        (+ 1 for row g + 8)", registers);
 }
 
-/* The warp that owns GroupTile column k of a strip, counted from the first of the block's range. */
-static int warp_of(int strip, int k, int warps_k) { return strip * warps_k + k % warps_k; }
+/* The team that takes GroupTile column k of a strip, counted from the first of the block's range. */
+static int team_of(int strip, int k, int warps_k, int team) { return strip * warps_k + k / team % warps_k; }
 
 static void check_fig5(text *t)
 {
-    const int strips = 2, warps_k = 3;
-    int       strip, k;
-    char      head[64] = "";
-    expect(t, LATER, "a block of strips * warps_k warps (here strips = %d, warps_k = %d)", strips, warps_k);
-    for (k = 0; k < 2 * warps_k; k++) sprintf(head + strlen(head), k ? "k+%d  " : "k   ", k);
-    expect(t, LATER, "%s..", head);
-    for (strip = 0; strip < strips; strip++) {
-        char line[64] = "";
-        for (k = 0; k < 2 * warps_k; k++)
-            sprintf(line + strlen(line), "%sw%d", k ? "   " : "", warp_of(strip, k, warps_k));
-        expect(t, NEXT, "strip %d           %s", strip, line);
-    }
+    const int strips = 2, warps_k = 3, columns = 8;
+    int       team, strip, k;
+    char      line[128] = "";
+    expect(t, LATER, "the teams of a block with strips = %d and warps_k = %d", strips, warps_k);
+    for (k = 0; k < columns; k++) sprintf(line + strlen(line), k ? "k+%d  " : "k    ", k);
+    expect(t, LATER, "K -->  %s..", line);
+    for (team = 1; team <= 2; team++)
+        for (strip = 0; strip < strips; strip++) {
+            *line = 0;
+            for (k = 0; k < columns; k++)
+                sprintf(line + strlen(line), "%st%d", k ? "   " : "", team_of(strip, k, warps_k, team));
+            if (strip == 0)
+                expect(t, NEXT, "team = %d  strip %d  %s", team, strip, line);
+            else
+                expect(t, NEXT, "strip %d  %s", strip, line);
+        }
+    CHECK(SPINFER_X_BOX == 2 * SPINFER_GROUP_COLS); /* a box spans two columns of GroupTiles, as drawn */
+    expect(t, NEXT, "X                  |- box 0 -|- box 1 -|- box 2 -| ..");
 }
 
-/* Records go to the stages in turn: at first one to each, then the next one as soon as a stage has been left. */
+/* At first a copy into each stage, then the next one as soon as a stage has been left. */
 static void check_fig6(text *t)
 {
     const int stages = 2;
-    char      copies[128] = "", warp[128] = "";
-    int       r;
-    expect(t, LATER, "(%d stages)", stages);
-    for (r = 0; r < stages + 2; r++)
-        sprintf(copies + strlen(copies),
-                r == 0        ? "r%d"
-                : r < stages  ? " r%d"
-                : r == stages ? "       |          r%d"
-                              : "         |          r%d",
-                r);
-    for (r = 0; r < 3; r++) sprintf(warp + strlen(warp), r < 2 ? "wait r%d  scan decode+mma  " : "wait r%d ..", r);
-    expect(t, LATER, "copy engine   %s         |", copies);
-    expect(t, NEXT, "warp             %s", warp);
+    char      copies[128] = "", warps[128] = "";
+    int       s;
+    expect(t, LATER, "the life of a team (%d stages)", stages);
+    for (s = 0; s < stages; s++) sprintf(copies + strlen(copies), s ? " s%d" : "s%d", s);
+    for (s = 0; s < 3; s++) {
+        sprintf(warps + strlen(warps), s < 2 ? "wait s%d  scan decode+mma  " : "wait s%d ..", s);
+        if (s == 2) break;
+        while (strlen(copies) < strlen(warps) + 3) strcat(copies, " "); /* the words before the line differ by 3 */
+        sprintf(copies + strlen(copies), "s%d", stages + s);
+    }
+    expect(t, LATER, "copy engine   %s", copies);
+    expect(t, NEXT, "warps            %s", warps);
+}
+
+/* The number of a token in its fragment. */
+static uint32_t x_number(uint32_t token)
+{
+    uint32_t i = 0;
+    while (i < 8 && spinfer_x_token(i) != token % 8) i++;
+    CHECK(i < 8);
+    return i;
+}
+
+static void check_fig7(text *t)
+{
+    char     line[128] = "";
+    uint32_t token, place, chunk;
+    for (place = 0; place < 8; place++) sprintf(line + strlen(line), "%4u", 16 * place);
+    expect(t, LATER, "byte   %s        number in the fragment", line);
+    for (token = 0; token < 8; token++) {
+        if (token > 2 && token < 7) continue;
+        if (token == 7) expect(t, NEXT, " ..");
+        *line = 0;
+        for (place = 0; place < 8; place++)
+            for (chunk = 0; chunk < 8; chunk++)
+                if (spinfer_x_place(8, 8 * chunk, token) == 128 * token + 16 * place)
+                    sprintf(line + strlen(line), "%4u", chunk);
+        expect(t, NEXT, "token %u%s        %u", token, line, x_number(token));
+    }
+    for (chunk = 0; chunk < 8; chunk++)
+        CHECK(spinfer_x_place(16, 8 * chunk, 8) == 1024 + spinfer_x_place(16, 8 * chunk, 0));
+    expect(t, NEXT, "token 8   as token 0, of the next fragment");
 }
 
 int main(int argc, char **argv)
@@ -334,6 +448,9 @@ int main(int argc, char **argv)
     test_frags();
     test_records();
     test_structs();
+    test_x_places();
+    test_x_banks();
+    test_shared_memory();
 
     encode = text_read(argv[1], "spinfer_encode.h");
     check_fig1(&encode);
@@ -345,6 +462,7 @@ int main(int argc, char **argv)
     check_fig4(&spmm);
     check_fig5(&spmm);
     check_fig6(&spmm);
+    check_fig7(&spmm);
     readme = text_read(argv[1], "README.md");
     check_bits_per_weight(&readme);
     check_fig1(&readme);
@@ -352,9 +470,9 @@ int main(int argc, char **argv)
     free(encode.all);
     free(spmm.all);
     free(readme.all);
-    printf("layout: tiles, fragments and records one-to-one, structs as published, %d lines of the figures as the "
-           "functions "
-           "draw them: OK\n",
-           lines_compared);
+    printf(
+        "layout: tiles, fragments, records and boxes of X one-to-one, no bank twice, structs as published, %d lines of "
+        "the figures as the functions draw them: OK\n",
+        lines_compared);
     return 0;
 }

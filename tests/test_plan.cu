@@ -39,6 +39,15 @@ static spinfer_matrix matrix(uint32_t rows, uint32_t cols, uint32_t max_record, 
     return W;
 }
 
+/* 64 x tokens sums of each strip of each block, from all splits but the last, which receives them. */
+static size_t workspace_bytes(const spinfer_plan *p, const spinfer_matrix *W, size_t n)
+{
+    const size_t strips =
+        ((size_t)spinfer_row_groups(W->rows) + (size_t)p->strips - 1) / (size_t)p->strips * (size_t)p->strips;
+    const size_t tokens = (n + (size_t)p->tokens - 1) / (size_t)p->tokens * (size_t)p->tokens;
+    return (size_t)(p->splits - 1) * strips * 64 * tokens * sizeof(float);
+}
+
 static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device, const char *name)
 {
     spinfer_plan p, again;
@@ -52,18 +61,19 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     }
     CHECK(memcmp(&p, &again, sizeof p) == 0);
     CHECK(p.tokens == 8 || p.tokens == 16 || p.tokens == 32 || p.tokens == 64);
-    CHECK(p.strips >= 1 && p.warps_k >= 1 && p.strips * p.warps_k <= 32);
+    CHECK(p.team == (p.tokens <= 16 ? 1 : 2));
+    CHECK(p.strips >= 1 && p.warps_k >= 1);
+    CHECK(p.strips * p.warps_k * p.team <= (device->compute / 10 != 9 || p.tokens == 64 ? 16 : 28));
     CHECK(p.stages >= 2 && p.stages <= 8);
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
-    CHECK(p.cluster == 0 || p.cluster == 1);
     CHECK(p.dependent == 0 || p.dependent == 1);
-    CHECK(p.x_cols >= 1 && p.x_cols % p.warps_k == 0 && p.x_pieces >= 1 && p.x_pieces <= 16);
+    CHECK(p.x_cols >= 1 && p.x_cols % (p.warps_k * p.team) == 0 && p.x_pieces >= 1 && p.x_pieces <= 16);
+    CHECK(p.x_pieces == 1 || p.x_cols % 2 == 0);                                           /* boxes have two columns */
     CHECK(p.x_pieces > 1 || (uint64_t)p.x_cols * p.splits >= spinfer_col_groups(W->cols)); /* one piece: all of K */
-    CHECK(device->compute >= 90 || (!p.cluster && !p.dependent));
-    if (p.cluster) CHECK(p.splits <= 8 && bytes == 0);
-    if (p.splits == 1) CHECK(bytes == 0);
+    CHECK(device->compute >= 90 || !p.dependent);
+    CHECK(bytes == workspace_bytes(&p, W, n));
     /* at the very least, the buffered records and the pieces of X fit */
-    CHECK((uint64_t)p.strips * p.warps_k * p.stages * W->max_record +
+    CHECK((uint64_t)p.strips * p.warps_k * p.stages * p.team * W->max_record +
               (uint64_t)p.x_pieces * p.x_cols * SPINFER_GROUP_COLS * p.tokens * 2 <=
           (uint64_t)device->smem_per_block);
 }
@@ -133,11 +143,14 @@ static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_m
 /* Numbers that the caller may choose, at both sides of their limits. 1000 columns are 32 GroupTiles. */
 static void test_limits(void)
 {
-    static const spinfer_plan good = {8, 1, 2, 2, 1, 0, 4, 2, 0}; /* in the order of the struct */
+    static const spinfer_plan good = {8, 1, 1, 2, 2, 1, 4, 2, 0}; /* in the order of the struct */
     const spinfer_matrix      W = matrix(64, 1000, 2320, SPINFER_BF16), tall = matrix(64 * 100, 64, 2320, SPINFER_FP16);
+    const spinfer_matrix      long_rows = matrix(64, 32 * 2000, 2320, SPINFER_FP16);
+    const spinfer_matrix      largest = matrix(SPINFER_MAX_DIM, SPINFER_MAX_DIM, 2320, SPINFER_FP16);
     spinfer_plan              plan;
+    size_t                    bytes;
 #define STATUS(change, W, n) (plan = good, (change), workspace_status(&plan, W, n))
-    CHECK(good.warps_k == 2 && good.x_cols == 4 && good.x_pieces == 2);
+    CHECK(good.team == 1 && good.warps_k == 2 && good.stages == 2 && good.splits == 1 && good.x_cols == 4);
     CHECK_SPINFER(workspace_status(&good, &W, 8));
 
     /* one piece of X holds all of what a block needs of it, or there are two */
@@ -149,15 +162,33 @@ static void test_limits(void)
     CHECK(STATUS(plan.x_pieces = 17, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.x_cols = 3, &W, 8) == SPINFER_ERR_PLAN);
 
-    CHECK(STATUS((plan.cluster = 1, plan.splits = 8), &W, 8) == SPINFER_OK);
-    CHECK(STATUS((plan.cluster = 1, plan.splits = 9), &W, 8) == SPINFER_ERR_PLAN);
-    CHECK(STATUS((plan.cluster = 2, plan.splits = 2), &W, 8) == SPINFER_ERR_PLAN);
-    CHECK(STATUS((plan.cluster = -1, plan.splits = 2), &W, 8) == SPINFER_ERR_PLAN);
+    /* pieces end with a box of two columns, unless there is only one piece */
+    CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 6), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 3), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.warps_k = 3, plan.x_cols = 33, plan.x_pieces = 1), &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.x_cols = 64, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.x_cols = 66, &W, 8) == SPINFER_ERR_PLAN);
+
+    /* each kernel has its team, and its most warps */
+    CHECK(STATUS(plan.team = 2, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.team = 0, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 16, plan.team = 2), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.tokens = 32, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.team = 2), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.team = 2, plan.x_cols = 6), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.strips = 14, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.strips = 15, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.strips = 4), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.strips = 5), &W, 8) == SPINFER_ERR_PLAN);
+
     CHECK(STATUS(plan.dependent = 1, &W, 8) == SPINFER_OK);
     CHECK(STATUS(plan.dependent = 2, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.dependent = -1, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.splits = 32, &W, 8) == SPINFER_OK);
     CHECK(STATUS(plan.splits = 33, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.splits = 1024, &long_rows, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.splits = 1025, &long_rows, 8) == SPINFER_ERR_PLAN);
 
     /* blocks along the tokens: the grid's y. 8 tokens each, or 64 for the library's own choice */
     CHECK(STATUS(plan.dependent = 0, &W, 65535 * 8) == SPINFER_OK);
@@ -165,13 +196,13 @@ static void test_limits(void)
     CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64, &gpus[0].device, &plan) == SPINFER_OK);
     CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64 + 1, &gpus[0].device, &plan) == SPINFER_ERR_SHAPE);
 
-    /* the workspace has 16384 counters, one for each block row group and block of tokens; a cluster needs none */
-    CHECK(STATUS(plan.splits = 2, &W, 16384 * 8) == SPINFER_OK);
-    CHECK(STATUS(plan.splits = 2, &W, 16384 * 8 + 1) == SPINFER_ERR_PLAN);
-    CHECK(STATUS(plan.splits = 2, &tall, 163 * 8) == SPINFER_OK);
-    CHECK(STATUS(plan.splits = 2, &tall, 164 * 8) == SPINFER_ERR_PLAN);
-    CHECK(STATUS((plan.splits = 2, plan.strips = 2), &tall, 164 * 8) == SPINFER_OK);
-    CHECK(STATUS((plan.splits = 2, plan.cluster = 1), &tall, 164 * 8) == SPINFER_OK);
+    /* the workspace grows with rows, tokens and splits, up to what size_t holds */
+    CHECK(STATUS(plan.splits = 2, &W, 65535 * 8) == SPINFER_OK);
+    CHECK(STATUS((plan.splits = 2, plan.strips = 3), &tall, 164 * 8) == SPINFER_OK);
+    CHECK_SPINFER(spinfer_spmm_workspace_bytes(&plan, &tall, 164 * 8, &bytes));
+    CHECK(bytes == (size_t)34 * 3 * 64 * 164 * 8 * 4);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 257), &largest, 65535 * 64) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 1024), &largest, 65535 * 64) == SPINFER_ERR_PLAN);
 #undef STATUS
 }
 

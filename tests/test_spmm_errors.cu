@@ -85,17 +85,15 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.x_cols = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_pieces = 0), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.x_cols = 2 * plan.warps_k + 1, plan.warps_k = 2), SPINFER_ERR_PLAN);
-    REFUSED((set_splits(&plan, 1, 0), a.plan = &plan, plan.warps_k = plan.x_pieces = 1, plan.x_cols = 18),
+    REFUSED((set_splits(&plan, 1), a.plan = &plan, plan.warps_k = plan.x_pieces = 1, plan.x_cols = 18),
             SPINFER_ERR_PLAN); /* one piece for 19 columns of GroupTiles */
-    REFUSED((a.plan = &plan, plan.cluster = 2), SPINFER_ERR_PLAN);
+    REFUSED((set_splits(&plan, 2), a.plan = &plan, plan.x_cols = plan.warps_k = 3), SPINFER_ERR_PLAN); /* half a box */
+    REFUSED((a.plan = &plan, plan.team = 0), SPINFER_ERR_PLAN);
+    REFUSED((a.plan = &plan, plan.team = 3 - plan.team), SPINFER_ERR_PLAN); /* 1 for 2, 2 for 1 */
+    REFUSED((a.plan = &plan, plan.team = 4), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.dependent = -1), SPINFER_ERR_PLAN);
-    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 1), SPINFER_ERR_PLAN);
-    REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 9), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.splits = (int)spinfer_col_groups(W.cols) + 1), SPINFER_ERR_PLAN);
-    if (device->compute < 90) {
-        REFUSED((a.plan = &plan, plan.cluster = 1, plan.splits = 2), SPINFER_ERR_ARCH);
-        REFUSED((a.plan = &plan, plan.dependent = 1), SPINFER_ERR_ARCH);
-    }
+    if (device->compute < 90) REFUSED((a.plan = &plan, plan.dependent = 1), SPINFER_ERR_ARCH);
 }
 
 /* A plan that splits K through the workspace. */
@@ -107,7 +105,6 @@ static void test_workspace(const job *j, const spinfer_device *device)
     REFUSED(a.workspace_bytes = bytes - 1, SPINFER_ERR_CAPACITY);
     REFUSED(a.workspace_bytes = 0, SPINFER_ERR_CAPACITY);
     REFUSED(a.workspace = (char *)a.workspace + 8, SPINFER_ERR_ALIGNMENT);
-    REFUSED((set_splits(&plan, 3, 0), a.plan = &plan, plan.tokens = 8, a.n = 16384 * 8 + 1), SPINFER_ERR_PLAN);
     buffer_check_unchanged(&j->workspace);
 }
 
@@ -123,7 +120,7 @@ static void test_shared_memory(const spinfer_device *device)
         plan.tokens = 8;
         plan.strips = strips;
         plan.warps_k = 1;
-        set_splits(&plan, 1, 0);
+        set_splits(&plan, 1);
         plan.stages = 8;
         if (strips * plan.stages * SPINFER_RECORD_MAX_BYTES > device->smem_per_block) {
             arguments a = job_arguments(&j);
@@ -150,7 +147,7 @@ int main(void)
     arguments            good;
     size_t               nodes;
     void                *impossible;
-    set_splits(&split, 3, 0);
+    set_splits(&split, 3);
     job_create(&j, 2);
 
     CHECK_SPINFER(job_set_plan(&j, NULL));

@@ -103,6 +103,45 @@ static void test_uneven(int patterns)
     printf("%d uneven matrices\n", patterns);
 }
 
+/* What surrounds X must not reach Y, not even times a weight of zero: NaN and infinity in the columns from K to ldx, in
+ * columns behind the last token that a block of `tokens` reaches for, and where the first token is not aligned. X comes
+ * through the copy engine in the first layout, else lane by lane: 16 bytes at a time in the last one, whose ldx is more
+ * than the copy engine can take, one element at a time in the others. */
+static void test_x_surroundings(const spinfer_device *device, size_t M, size_t K, size_t step)
+{
+    static const struct {
+        size_t ldx_multiple, ldx_extra, shift, tokens_less;
+    } layouts[] = {{8, 8, 0, 1}, {8, 8, 2, 3}, {1, 1, 0, 2}, {1, 1, 14, 5}, {(size_t)1 << 40, 0, 0, 0}};
+    static const int      tokens[] = {8, 16, 32, 64};
+    static const uint16_t fp16[] = {0x7c00, 0xfe00}, bf16[] = {0xff80, 0x7fc0};
+    size_t                layout, t, i;
+    int                   dtype;
+    for (dtype = SPINFER_FP16; dtype <= SPINFER_BF16; dtype++) {
+        weights W = weights_random(M, K, 0.5, (spinfer_dtype)dtype, 700 + K);
+        for (i = 0; i < COUNT(layouts) * COUNT(tokens) * 2; i += step) {
+            spinfer_plan plan;
+            job          j;
+            layout = i / 2 % COUNT(layouts), t = i / 2 / COUNT(layouts);
+            plan = plan_for(&W.device, (size_t)tokens[t], device);
+            j = job_default(&W, (size_t)tokens[t] + (i & 1 ? 8 : 0) - layouts[layout].tokens_less);
+            j.ldx = (K + layouts[layout].ldx_extra + layouts[layout].ldx_multiple - 1) / layouts[layout].ldx_multiple *
+                    layouts[layout].ldx_multiple;
+            if (j.ldx > (size_t)1 << 39) j.n = 1; /* the next token would be a terabyte away */
+            j.x_shift = layouts[layout].shift;
+            if (j.n > 1) j.x_behind = 2 * (size_t)tokens[t] - j.n;
+            j.x_poison = (dtype == SPINFER_FP16 ? fp16 : bf16)[i & 1];
+            j.beta = 1.0f;
+            job_create(&j, 800 + i);
+            job_run(&j, &plan);
+            set_splits(&plan, spinfer_col_groups((uint32_t)K) < 3 ? 1 : 3);
+            buffer_upload(&j.Y);
+            job_run(&j, &plan);
+            job_free(&j);
+        }
+        weights_free(&W);
+    }
+}
+
 static void test_layers(void)
 {
     static const struct {
@@ -120,13 +159,20 @@ static void test_layers(void)
 
 int main(void)
 {
-    require_gpu();
+    const spinfer_device device = require_gpu();
     if (small_run()) {
         test_small_shapes(12);
+        test_x_surroundings(&device, 65, 100, 3);
         test_uneven(3);
     } else {
         test_small_shapes(2400);
         test_densities_and_tokens();
+        test_x_surroundings(&device, 130, 1, 1);
+        test_x_surroundings(&device, 65, 33, 1);
+        test_x_surroundings(&device, 130, 100, 1);
+        test_x_surroundings(&device, 200, 1000, 1);
+        test_x_surroundings(&device, 64, 1056, 1);
+        printf("NaN and infinity around X\n");
         test_uneven(8);
         test_layers();
     }

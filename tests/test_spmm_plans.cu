@@ -6,13 +6,20 @@
 #include "gpu.h"
 
 static const int tokens[] = {8, 16, 32, 64};
-static const int splits[] = {1, 2, 3, 4, 5, 8};
+static const int splits[] = {1, 2, 3, 4, 5, 8, 13, 26, 33};
+
+static spinfer_device device;
 
 /* How many accepted plans had each value of each field, so that refusing everything does not pass. */
 enum { VALUES = 65 };
 typedef struct seen {
-    int plans, refused, tokens[VALUES], splits[2][VALUES], dependent[VALUES], stages[VALUES], strips[VALUES],
+    int plans, refused, tokens[VALUES], team[VALUES], splits[VALUES], dependent[VALUES], stages[VALUES], strips[VALUES],
         warps_k[VALUES], x_cols[VALUES], x_pieces[VALUES];
+    int more_splits;   /* more than VALUES - 1, or than the library chooses                  */
+    int odd_piece;     /* one piece of X with an odd number of columns                       */
+    int odd_range;     /* ranges of K whose last stage or box of X is half full              */
+    int strips_below;  /* strips of a block that lie below the matrix                        */
+    int blocks, parts; /* more than one block of tokens; a number of tokens that 8 divides not */
 } seen;
 
 static void count_value(int *counts, int value)
@@ -21,8 +28,40 @@ static void count_value(int *counts, int value)
     if (value < VALUES) counts[value]++;
 }
 
-/* Returns whether the plan was accepted; then it has run and was right. */
-static int try_plan(job *j, const spinfer_plan *plan, seen *s)
+static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
+{
+    const int row_groups = (int)spinfer_row_groups((uint32_t)j->W->M);
+    const int col_groups = (int)spinfer_col_groups((uint32_t)j->W->K);
+    s->plans++;
+    count_value(s->tokens, plan->tokens);
+    count_value(s->team, plan->team);
+    count_value(s->splits, plan->splits);
+    count_value(s->dependent, plan->dependent);
+    count_value(s->stages, plan->stages);
+    count_value(s->strips, plan->strips);
+    count_value(s->warps_k, plan->warps_k);
+    count_value(s->x_cols, plan->x_cols);
+    count_value(s->x_pieces, plan->x_pieces);
+    s->more_splits += plan->splits > 26;
+    s->odd_piece += plan->x_cols % 2 != 0;
+    s->odd_range += col_groups / plan->splits % 2 || col_groups % plan->splits;
+    s->strips_below += row_groups % plan->strips != 0;
+    s->blocks += j->n > (size_t)plan->tokens;
+    s->parts += j->n % 8 != 0;
+}
+
+/* What spinfer.cuh says about the numbers of a plan, in small numbers that overflow nothing. */
+static int legal(const job *j, const spinfer_plan *p)
+{
+    const int max_warps = device.compute / 10 != 9 || p->tokens == 64 ? 16 : 28;
+    const int groups = (int)spinfer_col_groups((uint32_t)j->W->K);
+    if (p->team != (p->tokens <= 16 ? 1 : 2) || p->strips * p->warps_k * p->team > max_warps) return 0;
+    if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
+    return p->x_pieces == 1 ? p->x_cols * p->splits >= groups : p->x_cols % 2 == 0;
+}
+
+/* Returns the status; if the plan was accepted it has run and was right. */
+static spinfer_status try_plan(job *j, const spinfer_plan *plan, seen *s)
 {
     spinfer_status status = job_set_plan(j, plan);
     arguments      a = job_arguments(j);
@@ -31,61 +70,77 @@ static int try_plan(job *j, const spinfer_plan *plan, seen *s)
     if (status == SPINFER_OK) {
         status = launch_captured(&a, &nodes);
     } else {
-        CHECK(launch_captured(&a, &nodes) != SPINFER_OK);
+        CHECK(launch_captured(&a, &nodes) == status);
     }
     if (status != SPINFER_OK) {
         CHECK(status == SPINFER_ERR_PLAN || status == SPINFER_ERR_SMEM || status == SPINFER_ERR_ARCH);
         CHECK(nodes == 0);
-        CHECK(launch(&a, NULL) != SPINFER_OK);
+        CHECK(launch(&a, NULL) == status);
         CHECK_CUDA(cudaDeviceSynchronize());
         CHECK_CUDA(cudaPeekAtLastError());
         buffer_check_unchanged(&j->Y);
         s->refused++;
-        return 0;
+        return status;
     }
     CHECK(nodes > 0);
     job_run(j, plan);
     buffer_upload(&j->Y); /* as it was, for the next plan */
-    s->plans++;
-    count_value(s->tokens, plan->tokens);
-    count_value(s->splits[plan->cluster != 0], plan->splits);
-    count_value(s->dependent, plan->dependent);
-    count_value(s->stages, plan->stages);
-    count_value(s->strips, plan->strips);
-    count_value(s->warps_k, plan->warps_k);
-    count_value(s->x_cols, plan->x_cols);
-    count_value(s->x_pieces, plan->x_pieces);
-    return 1;
+    count_plan(j, plan, s);
+    return status;
 }
 
-/* Every variant x split x way to add x alignment of X, around the library's own plan for that many tokens. All must be
- * accepted where the GPU has what they need: K is long enough for eight splits, and memory is no concern. */
-static void test_every_path(const spinfer_device *device, size_t M, size_t K, size_t extra_tokens, seen *s)
+/* Every variant x split x alignment of X, around the library's own plan for that many tokens. All must be accepted
+ * where the GPU has what they need: K is long enough for the most splits, and memory is no concern. */
+static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
 {
-    const int     sm_90 = device->compute >= 90;
     const weights W = weights_random(M, K, 0.5, extra_tokens & 1 ? SPINFER_BF16 : SPINFER_FP16, 1);
     size_t        t, i;
-    int           aligned, cluster;
+    int           aligned;
     for (t = 0; t < COUNT(tokens); t++)
         for (aligned = 0; aligned < 2; aligned++) {
             job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
-            spinfer_plan plan = plan_for(&W.device, (size_t)tokens[t], device);
+            spinfer_plan plan = plan_for(&W.device, (size_t)tokens[t], &device);
             j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
             j.beta = 1.0f;
             job_create(&j, t);
-            CHECK(try_plan(&j, &plan, s));
-            for (i = 0; i < COUNT(splits); i += small_run() ? 2 : 1)
-                for (cluster = 0; cluster < 2; cluster++) {
-                    int accepted;
-                    plan.tokens = tokens[t];
-                    set_splits(&plan, splits[i], cluster);
-                    plan.dependent = sm_90 && ((i + t) & 1);
-                    accepted = try_plan(&j, &plan, s);
-                    if (plan.splits > 1 || !plan.cluster) CHECK(accepted == (sm_90 || !plan.cluster));
-                }
+            CHECK_SPINFER(try_plan(&j, &plan, s));
+            for (i = 0; i < COUNT(splits); i += small_run() ? 2 : 1) {
+                set_splits(&plan, splits[i]);
+                plan.dependent = device.compute >= 90 && ((i + t) & 1);
+                CHECK_SPINFER(try_plan(&j, &plan, s));
+            }
             job_free(&j);
         }
     weights_free((weights *)&W);
+}
+
+/* One plan in eight has a number that may be illegal. */
+static spinfer_plan random_plan(const weights *W, uint64_t seed)
+{
+    static const int strips[] = {1, 1, 2, 3, 4, 7}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
+    static const int x_steps[] = {1, 1, 2, 3, 8, 32};
+    const int        groups = (int)spinfer_col_groups((uint32_t)W->K);
+    int              range, step;
+    spinfer_plan     p;
+    p.tokens = PICK(tokens, seed, 0);
+    p.team = p.tokens <= 16 ? 1 : 2;
+    p.strips = PICK(strips, seed, 1);
+    p.warps_k = PICK(warps_k, seed, 2);
+    p.stages = PICK(stages, seed, 3);
+    p.splits = random_bits(seed, 4) & 1 ? PICK(splits, seed, 5) : 1 + (int)(random_bits(seed, 5) % (uint64_t)groups);
+    p.x_pieces = random_bits(seed, 6) & 3 ? 1 + (int)(random_bits(seed, 7) % 16) : 1;
+    p.dependent = (int)(random_bits(seed, 8) & 1);
+    step = p.warps_k * p.team;
+    range = (groups + p.splits - 1) / p.splits;
+    p.x_cols = p.x_pieces == 1 ? (range + step - 1) / step * step : smallest_x_cols(&p) * PICK(x_steps, seed, 9);
+    switch (random_bits(seed, 10) % 32) {
+    case 0: p.team = 1; break;
+    case 1: p.team = 2; break;
+    case 2: p.x_cols += 1; break;
+    case 3: p.x_cols += step; break;
+    default: break;
+    }
+    return p;
 }
 
 static void test_random_plans(size_t count, seen *s)
@@ -94,33 +149,29 @@ static void test_random_plans(size_t count, seen *s)
         size_t M, K, n;
         double density;
     } shapes[] = {{200, 300, 70, 0.5},  {64, 1024, 5, 0.7},   {320, 96, 33, 0.3}, {1, 1, 1, 1.0},
-                  {130, 2080, 17, 0.6}, {257, 515, 100, 1.0}, {700, 64, 9, 0.5},  {65, 4100, 64, 0.0}};
-    static const int strips[] = {1, 2, 3, 4}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
-    static const int x_rounds[] = {1, 1, 2, 3, 8}, x_pieces[] = {1, 2, 3, 4, 16};
-    size_t           shape, i;
+                  {130, 2080, 17, 0.6}, {257, 515, 100, 1.0}, {700, 64, 9, 0.5},  {65, 4100, 64, 0.0},
+                  {90, 2016, 13, 0.4},  {450, 1100, 130, 0.5}};
+    size_t shape, i;
     for (shape = 0; shape < COUNT(shapes); shape++) {
         weights W = weights_random(shapes[shape].M, shapes[shape].K, shapes[shape].density,
                                    shape & 1 ? SPINFER_BF16 : SPINFER_FP16, 10 + shape);
         job     j = job_default(&W, shapes[shape].n);
         j.alpha = 2.0f;
         j.beta = -1.0f;
-        j.ldx = shape & 2 ? (W.K + 15) / 8 * 8 : W.K + 1;
+        j.ldx = shape & 2 ? W.K + 1 : (W.K + 15) / 8 * 8;
         j.ldy += 1;
         job_create(&j, shape);
         for (i = 0; i < count / COUNT(shapes); i++) {
-            const uint64_t seed = 7000 + shape * count + i;
-            spinfer_plan   plan;
-            plan.tokens = PICK(tokens, seed, 0);
-            plan.strips = PICK(strips, seed, 1);
-            plan.warps_k = PICK(warps_k, seed, 2);
-            plan.stages = PICK(stages, seed, 3);
-            plan.splits = PICK(splits, seed, 4);
-            plan.cluster = (int)(random_bits(seed, 5) & 1);
-            plan.x_cols =
-                plan.warps_k * PICK(x_rounds, seed, 6) + (random_bits(seed, 10) % 16 == 0); /* rarely illegal */
-            plan.x_pieces = PICK(x_pieces, seed, 7);
-            plan.dependent = (int)(random_bits(seed, 9) & 1);
-            try_plan(&j, &plan, s);
+            const spinfer_plan   plan = random_plan(&W, 7000 + shape * count + i);
+            const spinfer_status status = try_plan(&j, &plan, s);
+            const int            is_legal = legal(&j, &plan);
+            const int            other = status == SPINFER_ERR_SMEM && device.compute / 10 != 9; /* is found earlier */
+            if (is_legal ? status == SPINFER_ERR_PLAN : status != SPINFER_ERR_PLAN && !other) {
+                print_plan(&plan);
+                fprintf(stderr, "\"%s\" for a plan that is %slegal\n", spinfer_status_string(status),
+                        is_legal ? "" : "il");
+                exit(1);
+            }
         }
         job_free(&j);
         weights_free(&W);
@@ -128,23 +179,23 @@ static void test_random_plans(size_t count, seen *s)
 }
 
 /* Numbers outside of their range, one field at a time. Large ones overflow int where products go unchecked. */
-static void test_nonsense(const spinfer_device *device)
+static void test_nonsense(void)
 {
     static const int   bad_tokens[] = {-8, 0, 1, 7, 9, 24, 63, 65, 128}, bad_stages[] = {-1, 0, 1, 9, 1 << 20};
     static const int   bad_counts[] = {-2147483647, -1, 0, 1 << 20, 2147483647}, no_flag[] = {-1, 2};
     const weights      W = weights_random(130, 600, 0.5, SPINFER_FP16, 2);
-    const spinfer_plan good = plan_for(&W.device, 10, device);
+    const spinfer_plan good = plan_for(&W.device, 10, &device);
     const size_t       fields = sizeof good / sizeof(int);
     job                j = job_default(&W, 10);
     seen               s;
     size_t             field, i;
     memset(&s, 0, sizeof s);
     job_create(&j, 3);
-    CHECK(try_plan(&j, &good, &s));
+    CHECK_SPINFER(try_plan(&j, &good, &s));
     for (field = 0; field < fields; field++) {
         spinfer_plan plan = good;
         int         *value = (int *)&plan + field;
-        const int    is_flag = value == &plan.cluster || value == &plan.dependent;
+        const int    is_flag = value == &plan.dependent;
         const int   *bad = value == &plan.tokens   ? bad_tokens
                            : value == &plan.stages ? bad_stages
                            : is_flag               ? no_flag
@@ -155,17 +206,11 @@ static void test_nonsense(const spinfer_device *device)
                                                      : COUNT(bad_counts);
         for (i = 0; i < count; i++) {
             *value = bad[i];
-            if (try_plan(&j, &plan, &s)) {
+            if (try_plan(&j, &plan, &s) != SPINFER_ERR_PLAN) {
                 print_plan(&plan);
-                CHECK(!"such a plan is accepted");
+                CHECK(!"such a plan is not refused as a plan");
             }
         }
-    }
-    { /* a portable cluster has at most eight blocks */
-        spinfer_plan plan = good;
-        plan.cluster = 1;
-        plan.splits = 9;
-        CHECK(!try_plan(&j, &plan, &s));
     }
     printf("%d nonsensical plans refused\n", s.refused);
     job_free(&j);
@@ -174,25 +219,30 @@ static void test_nonsense(const spinfer_device *device)
 
 int main(void)
 {
-    const spinfer_device device = require_gpu();
-    seen                 s;
-    size_t               i;
+    seen   s;
+    size_t i;
+    device = require_gpu();
     memset(&s, 0, sizeof s);
-    test_every_path(&device, 100, 1050, 3, &s);
+    test_every_path(100, 1050, 3, &s);
     if (!small_run()) {
-        test_every_path(&device, 520, 1376, 0, &s);
-        test_random_plans(8000, &s);
+        test_every_path(520, 1376, 0, &s);
+        test_random_plans(10000, &s);
     }
     printf("%d plans accepted, %d refused\n", s.plans, s.refused);
     if (!small_run()) { /* the random plans reached what plans differ in */
         for (i = 0; i < COUNT(tokens); i++) CHECK(s.tokens[tokens[i]] > 10);
-        for (i = 0; i < COUNT(splits); i++) CHECK(s.splits[0][splits[i]] > 10);
-        for (i = 1; i < COUNT(splits) && device.compute >= 90; i++) CHECK(s.splits[1][splits[i]] > 10);
+        for (i = 0; i < COUNT(splits); i++) CHECK(s.splits[splits[i]] > 10);
+        for (i = 1; i <= 16; i++) CHECK(s.x_pieces[i] > 10);
+        CHECK(s.team[1] > 10 && s.team[2] > 10);
         CHECK(s.dependent[0] > 10 && (s.dependent[1] > 10 || device.compute < 90));
-        CHECK(s.stages[2] && s.stages[3] && s.stages[4] && s.strips[1] && s.strips[2] && s.warps_k[1] && s.warps_k[2]);
-        CHECK(s.x_cols[1] && s.x_cols[2] && s.x_cols[4] && s.x_pieces[1] && s.x_pieces[2]);
+        CHECK(s.stages[2] && s.stages[3] && s.stages[4] && s.stages[8]);
+        CHECK(s.strips[1] && s.strips[2] && s.strips[7] && s.warps_k[1] && s.warps_k[2] && s.warps_k[8]);
+        CHECK(s.x_cols[1] && s.x_cols[2] && s.x_cols[3] && s.x_cols[4] && s.x_cols[64]);
+        CHECK(s.more_splits > 10 && s.odd_piece > 10 && s.odd_range > 10 && s.strips_below > 10);
+        CHECK(s.blocks > 10 && s.parts > 10);
+        CHECK(s.refused > 10);
     }
-    test_nonsense(&device);
+    test_nonsense();
     printf("OK\n");
     return 0;
 }

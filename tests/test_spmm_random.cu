@@ -128,17 +128,15 @@ static void test_splits(const spinfer_device *device, size_t M, size_t K)
     int8_t      *integers = random_integers(M, K, 0.5, 1);
     weights      shape = weights_create(integers, M, K, SPINFER_FP16);
     double       worst = 0;
-    int          splits, cluster;
+    int          splits;
     size_t       t;
     for (t = 0; t < COUNT(tokens); t++) {
         spinfer_plan plan = plan_for(&shape.device, (size_t)tokens[t], device);
         plan.tokens = tokens[t];
-        for (cluster = 0; cluster <= (device->compute >= 90); cluster++)
-            for (splits = 1 + cluster; splits <= 8; splits += small_run() ? 3 : 1) {
-                set_splits(&plan, splits, cluster);
-                worst =
-                    fmax(worst, check(M, K, n, 0.5, splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
-            }
+        for (splits = 1; splits <= many_splits(&shape.device); splits += small_run() ? 3 : 1) {
+            set_splits(&plan, splits);
+            worst = fmax(worst, check(M, K, n, 0.5, splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));
+        }
     }
     printf("split K: largest error / bound %.3f\n", worst);
     weights_free(&shape);

@@ -23,7 +23,7 @@ static void check(const weights *W)
         job_run(&j, NULL);
         plan.tokens = tokens[i];
         for (splits = 1; splits <= most && splits <= 4; splits += 3) {
-            set_splits(&plan, splits, 0);
+            set_splits(&plan, splits);
             buffer_upload(&j.Y);
             job_run(&j, &plan);
         }

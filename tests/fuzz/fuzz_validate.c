@@ -14,15 +14,13 @@ static void decode_lanes(const spinfer_matrix *W, const uint16_t *dense)
             const uint32_t *offset = W->offsets + row_group * W->group_ld + group;
             const size_t    bytes = 16 * (size_t)(offset[1] - offset[0]);
             void           *record = copy_exactly((const char *)W->data + 16 * (size_t)offset[0], bytes);
-            uint32_t        words[64 * 32 / 2]; /* what the lanes store: pairs of weights */
-            uint16_t        tile[64][32];
+            uint16_t        tile[64 * 32];
             int             lane;
-            memset(words, 0xa5, sizeof words);
-            for (lane = 0; lane < 32; lane++) spinfer_decode_group(record, (uint16_t *)(void *)words, 32, lane, 0, 1);
-            memcpy(tile, words, sizeof tile);
+            memset(tile, 0xa5, sizeof tile);
+            for (lane = 0; lane < 32; lane++) spinfer_decode_group(record, tile, 32, lane, 0, 1);
             for (row = 64 * row_group; row < W->rows && row < 64 * row_group + 64; row++)
                 for (col = 32 * group; col < W->cols && col < 32 * group + 32; col++)
-                    CHECK(dense[row * W->cols + col] == tile[row % 64][col % 32]);
+                    CHECK(dense[row * W->cols + col] == tile[row % 64 * 32 + col % 32]);
             free(record);
         }
 }
