@@ -128,6 +128,26 @@ typedef struct spinfer_plan {
                       X and Y are touched after its end. W must not be written by that kernel.                   */
 } spinfer_plan;
 
+/* spinfer_kernel : a multiply kernel as the host sees it. The stamps of section 9 fill it: one of them for a kernel, an
+ * array for a set of kernels that differ in the number of tokens. */
+typedef struct spinfer_kernel {
+    const void *function;  /* what the CUDA runtime knows it by                                   */
+    uint32_t    dtype;     /* spinfer_dtype of W, X and Y                                         */
+    int         tokens;    /* columns of Y of a block                                             */
+    int         team;      /* warps that share a buffer                                           */
+    int         max_warps; /* of a block                                                          */
+} spinfer_kernel;
+
+/* spinfer_fused : what the epilogues of this library take besides alpha and beta, by value. All in device memory. */
+typedef struct spinfer_fused {
+    const void *bias;     /* [M] of the dtype of W, 2-byte aligned, or NULL                                     */
+    const void *residual; /* R [M, n] column-major of the dtype of W, 2-byte aligned; read only if beta != 0    */
+    uint64_t    ldr;      /* elements from token to token of R, >= M                                            */
+} spinfer_fused;
+
+/* Bytes that an epilogue of your own may take by value. */
+#define SPINFER_EPILOGUE_BYTES 64
+
 #ifndef __CUDACC_RTC__
 
 /* spinfer_device_query() : the current device. Errors: NULL, CUDA. */
@@ -170,6 +190,43 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
 SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
                                         size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
                                         size_t workspace_bytes, struct CUstream_st *stream);
+
+/* ---- Kernels with other epilogues, and kernels of your own
+ *
+ * A kernel ends with an epilogue, a device function that gets finished sums and stores what is made of them. The library
+ * comes compiled with alpha W X + beta Y only. Other kernels are stamped by one line in a .cu file of yours, with an
+ * epilogue of section 9 or your own, and launched by the functions below, from that file or any other:
+ *
+ *     SPINFER_DEFINE_SPMM_KERNELS(mlp_up, SPINFER_FP16, spinfer_epilogue_gelu);   // for 8, 16, 32 and 64 tokens
+ *
+ *     const spinfer_fused fused = {bias};
+ *     spinfer_kernel_launch(mlp_up, 4, &fused, sizeof fused, NULL, 1.0f, &W, X, K, 0.0f, Y, M, n, workspace,
+ *                           workspace_bytes, stream);
+ *
+ * In all three, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype of
+ * W, the first that takes n tokens at once or else the last; its `tokens` and `team` say which. */
+
+/* spinfer_kernel_plan(), spinfer_kernel_workspace_bytes() : as spinfer_spmm_plan() and spinfer_spmm_workspace_bytes(),
+ * for these kernels. Pure. Errors: the same; PLAN if no kernel has the dtype of W, or none is the plan's. */
+SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
+                                               size_t n, const spinfer_device *device, spinfer_plan *plan);
+SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *kernels, size_t count,
+                                                          const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                          size_t *bytes);
+
+/* spinfer_kernel_launch() : as spinfer_spmm(), by one of these kernels. spinfer_spmm() is a call of it.
+ *
+ *   epilogue         in   host memory: what the epilogue takes (args->user), copied into the launch; or NULL
+ *   epilogue_bytes   in   0 .. SPINFER_EPILOGUE_BYTES
+ *   Y, ldy           out  whatever the epilogue makes of them; not checked but for Y % 2. The epilogues of the library
+ *                         need ldy >= the rows that they write.
+ *   Errors           as spinfer_spmm(); NULL also if epilogue_bytes > 0 without an epilogue, CAPACITY if there are too
+ *                    many of them, PLAN as above */
+SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, size_t count, const void *epilogue,
+                                                 size_t epilogue_bytes, const spinfer_plan *plan, float alpha,
+                                                 const spinfer_matrix *W, const void *X, size_t ldx, float beta,
+                                                 void *Y, size_t ldy, size_t n, void *workspace,
+                                                 size_t workspace_bytes, struct CUstream_st *stream);
 
 #endif /* !__CUDACC_RTC__ */
 
@@ -845,29 +902,19 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     float           alpha, beta;
     float          *partials; /* [row groups * token blocks][splits - 1][units][32][4], see spinfer_reduce() */
+    uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes */
 } spinfer_spmm_args;
 
-#ifdef __CUDA_ARCH__
+/* Sums of four neighbouring rows of one token. */
+typedef struct spinfer_sums {
+    float row[4];
+} spinfer_sums;
 
-/* 16 bits to fp32 and back, to nearest even. */
-SPINFER_DEVICE float spinfer_widen(const spinfer_dtype dtype, uint16_t bits)
-{
-    float value;
-    if (dtype == SPINFER_BF16)
-        value = __uint_as_float((uint32_t)bits << 16);
-    else
-        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
-{
-    uint16_t bits;
-    if (dtype == SPINFER_BF16)
-        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    else
-        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
+/* spinfer_epilogue : the end of a kernel, section 9. A constant wherever it is called, so that it is inlined. */
+typedef void spinfer_epilogue(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token,
+                              spinfer_sums sum);
+
+#ifdef __CUDA_ARCH__
 
 SPINFER_DEVICE uint32_t spinfer_min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -1290,11 +1337,6 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     }
 }
 
-/* Sums of four neighbouring rows of one token. */
-typedef struct spinfer_sums {
-    float row[4];
-} spinfer_sums;
-
 SPINFER_DEVICE void spinfer_shared_store_sums(uint32_t address, spinfer_sums v)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
@@ -1373,36 +1415,13 @@ SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, 
     }
 }
 
-/* Stores finished sums: Y = alpha sum + beta Y. */
-SPINFER_DEVICE void spinfer_store_y(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
-                                    uint32_t token, spinfer_sums sum)
-{
-    if (token >= args->n) return;
-    uint16_t *y = args->Y + (uint64_t)token * args->ldy + row, bits[4];
-    if (args->beta == 0.0f && (uint64_t)y % 8 == 0 && row + 4 <= args->W.rows) { /* the usual case: one store */
-        SPINFER_UNROLL
-        for (int i = 0; i < 4; i++) bits[i] = spinfer_narrow(dtype, args->alpha * sum.row[i]);
-        asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(y), "h"(bits[0]), "h"(bits[1]), "h"(bits[2]),
-                     "h"(bits[3])
-                     : "memory");
-        return;
-    }
-    SPINFER_UNROLL
-    for (uint32_t i = 0; i < 4; i++) {
-        if (row + i < args->W.rows) {
-            float value = args->alpha * sum.row[i];
-            if (args->beta != 0.0f) value += args->beta * spinfer_widen(dtype, y[i]);
-            y[i] = spinfer_narrow(dtype, value);
-        }
-    }
-}
-
-/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and stores Y.
+/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and calls
+ * the epilogue.
  * Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u / (tokens / 2), tokens
  * 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others send. It waits for blocks
  * that come before it in the grid only; those have started when it starts. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                   const spinfer_frag_c *sums, const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                   spinfer_epilogue *const epilogue, const spinfer_frag_c *sums, const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
@@ -1441,18 +1460,24 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         } else {
             spinfer_global_receive_sums(partials + (uint64_t)u * 128, splits - 1, (uint64_t)units * 128, &before);
             spinfer_add_sums(&before, sum);
-            spinfer_store_y(dtype, args, row + strip * SPINFER_GROUP_ROWS, token + lane / 16, before);
+            const uint32_t first = row + strip * SPINFER_GROUP_ROWS;
+            const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
+            if (column < args->n && first < args->W.rows) epilogue(dtype, args, first, column, before);
         }
     }
 }
 
+#endif /* __CUDA_ARCH__ */
+
+#ifdef __CUDACC__
+
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                       spinfer_frag_c *sums,
-                                       spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
+                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
                                        uint3 thread, uint3 index, uint32_t row_groups)
 {
+#ifdef __CUDA_ARCH__
     const spinfer_block block = spinfer_block_init(team_warps, args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
     const uint32_t      lane = spinfer_pin(thread.x, thread.x);
@@ -1462,14 +1487,195 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team_warps * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
     spinfer_compute_warp(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
-    spinfer_reduce(dtype, team_warps, n_frags, sums, args, &block, smem, lane);
+    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, thread.x); /* read anew */
+#endif
 }
 
-#endif /* __CUDA_ARCH__ */
+#endif /* __CUDACC__ */
 
-/* ---- 9. Kernel stamps ------------------------------------------------------------------------ */
+/* ---- 9. Epilogues and kernel stamps ----------------------------------------------------------
+ *
+ * An epilogue stores what is made of finished sums. Write your own like this, no edit of this file is needed:
+ *
+ *     SPINFER_DEVICE void clip(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token,
+ *                              spinfer_sums sum)
+ *     {
+ *         const float *limit = (const float *)args->user;                      // what the launch was given
+ *         for (int i = 0; i < 4; i++) sum.row[i] = fminf(args->alpha * sum.row[i], *limit);
+ *         spinfer_store_rows(dtype, 4, args->Y + token * args->ldy + row, spinfer_rows_left(args, row), sum);
+ *     }
+ *     SPINFER_DEFINE_SPMM_KERNELS(clipped, SPINFER_FP16, clip);
+ *
+ *   dtype        in   of W, X and Y, a compile-time constant: branches on it cost nothing
+ *   args         in   alpha, beta, n, Y, ldy, W.rows, and in user[] the bytes that the launch was given (8-byte aligned)
+ *   row, token   in   row is a multiple of 4, row < W.rows and token < n
+ *   sum          in   sums of rows row .. row + 3 of this token; those from W.rows on are padding
+ *
+ *   Calls        once for every sum, in the block of the last range of K. Of a warp, lanes 0..15 have 64 neighbouring
+ *                rows of one token, lanes 16..31 of the next token; lanes without a row or token are not there, so use
+ *                no shuffle and no barrier without asking who is.
+ *   Order        64-bit arithmetic for addresses: token * args->ldy is 64-bit because ldy is
+ *   Memory       no __shared__ arrays: the kernel's own must start where shared memory starts */
 
 #ifdef __CUDACC__
+
+/* spinfer_widen(), spinfer_narrow() : 16 bits to fp32 and back, to nearest even. */
+SPINFER_DEVICE float spinfer_widen(const spinfer_dtype dtype, uint16_t bits)
+{
+    float value;
+    if (dtype == SPINFER_BF16)
+        value = __uint_as_float((uint32_t)bits << 16);
+    else
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+SPINFER_DEVICE uint16_t spinfer_narrow(const spinfer_dtype dtype, float value)
+{
+    uint16_t bits;
+    if (dtype == SPINFER_BF16)
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    else
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+/* spinfer_rows_left() : how many of the four rows from `row` on are rows of W, 1..4. */
+SPINFER_DEVICE uint32_t spinfer_rows_left(const spinfer_spmm_args *args, uint32_t row)
+{
+    return args->W.rows - row < 4 ? args->W.rows - row : 4;
+}
+
+/* spinfer_load_rows() : `count` neighbouring 16-bit values in global memory as fp32, zeros for the rest of the four. One
+ * by one: for a load of all four at once the kernels lack a register. */
+SPINFER_DEVICE spinfer_sums spinfer_load_rows(const spinfer_dtype dtype, const uint16_t *from, uint32_t count)
+{
+    spinfer_sums v;
+    SPINFER_UNROLL
+    for (uint32_t i = 0; i < 4; i++) v.row[i] = i < count ? spinfer_widen(dtype, from[i]) : 0.0f;
+    return v;
+}
+
+/* spinfer_store_rows() : the first `count` of `width` values (2 or 4, a compile-time constant) as neighbouring 16-bit
+ * values. One store if count == width and `to` is aligned to 2 * width bytes. */
+SPINFER_DEVICE void spinfer_store_rows(const spinfer_dtype dtype, const int width, uint16_t *to, uint32_t count,
+                                       spinfer_sums v)
+{
+    uint16_t bits[4];
+    SPINFER_UNROLL
+    for (int i = 0; i < width; i++) bits[i] = spinfer_narrow(dtype, v.row[i]);
+    if (count == (uint32_t)width && (uint64_t)to % (2 * (uint64_t)width) == 0) {
+        if (width == 4)
+            asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(to), "h"(bits[0]), "h"(bits[1]), "h"(bits[2]),
+                         "h"(bits[3])
+                         : "memory");
+        else
+            asm volatile("st.global.v2.u16 [%0], {%1, %2};" ::"l"(to), "h"(bits[0]), "h"(bits[1]) : "memory");
+        return;
+    }
+    SPINFER_UNROLL
+    for (int i = 0; i < width; i++)
+        if ((uint32_t)i < count) to[i] = bits[i];
+}
+
+/* spinfer_silu() : x / (1 + exp(-x)).
+ * spinfer_gelu() : the tanh form, x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is
+ *                  x / (1 + exp(-2u)); up to 5e-4 off the form with the error function.
+ * Both by the GPU's approximations of exp and division: the relative error stays below (8 + 5 |a|) 2^-23 for the
+ * argument a of exp; beyond |a| = 87 the result is x or 0. */
+SPINFER_DEVICE float spinfer_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+SPINFER_DEVICE float spinfer_gelu(float x)
+{
+    return __fdividef(x, 1.0f + __expf(-1.595769122f * (x + 0.044715f * x * x * x)));
+}
+
+/* spinfer_epilogue_scale() : Y = alpha sum + beta Y. That of spinfer_spmm(). */
+SPINFER_DEVICE void spinfer_epilogue_scale(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                           uint32_t token, spinfer_sums sum)
+{
+    const uint32_t count = spinfer_rows_left(args, row);
+    uint16_t      *y = args->Y + token * args->ldy + row;
+    spinfer_sums   old;
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) sum.row[i] *= args->alpha;
+    if (args->beta != 0.0f) {
+        old = spinfer_load_rows(dtype, y, count);
+        SPINFER_UNROLL
+        for (int i = 0; i < 4; i++) sum.row[i] += args->beta * old.row[i];
+    }
+    spinfer_store_rows(dtype, 4, y, count, sum);
+}
+
+/* alpha sum + bias, for the epilogues that take a spinfer_fused. */
+SPINFER_DEVICE void spinfer_add_bias(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                     spinfer_sums *sum)
+{
+    const spinfer_fused *fused = (const spinfer_fused *)args->user;
+    spinfer_sums         bias = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (fused->bias)
+        bias = spinfer_load_rows(dtype, (const uint16_t *)fused->bias + row, spinfer_rows_left(args, row));
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) sum->row[i] = args->alpha * sum->row[i] + bias.row[i];
+}
+
+/* Y = value + beta R for `width` rows from `row` on, of which Y and R have `count`. */
+SPINFER_DEVICE void spinfer_store_fused(const spinfer_dtype dtype, const int width, const spinfer_spmm_args *args,
+                                        uint32_t row, uint32_t token, uint32_t count, spinfer_sums value)
+{
+    const spinfer_fused *fused = (const spinfer_fused *)args->user;
+    if (args->beta != 0.0f) {
+        const uint16_t    *from = (const uint16_t *)fused->residual + token * fused->ldr + row;
+        const spinfer_sums r = spinfer_load_rows(dtype, from, count);
+        SPINFER_UNROLL
+        for (int i = 0; i < width; i++) value.row[i] += args->beta * r.row[i];
+    }
+    spinfer_store_rows(dtype, width, args->Y + token * args->ldy + row, count, value);
+}
+
+/* spinfer_epilogue_bias()   Y = alpha sum + bias + beta R
+ * spinfer_epilogue_gelu()   Y = gelu(alpha sum + bias) + beta R, the tanh form
+ * spinfer_epilogue_silu()   Y = silu(alpha sum + bias) + beta R
+ *
+ * They take a spinfer_fused. R may be Y itself. */
+SPINFER_DEVICE void spinfer_epilogue_bias(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                          uint32_t token, spinfer_sums sum)
+{
+    spinfer_add_bias(dtype, args, row, &sum);
+    spinfer_store_fused(dtype, 4, args, row, token, spinfer_rows_left(args, row), sum);
+}
+
+SPINFER_DEVICE void spinfer_epilogue_gelu(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                          uint32_t token, spinfer_sums sum)
+{
+    spinfer_add_bias(dtype, args, row, &sum);
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) sum.row[i] = spinfer_gelu(sum.row[i]);
+    spinfer_store_fused(dtype, 4, args, row, token, spinfer_rows_left(args, row), sum);
+}
+
+SPINFER_DEVICE void spinfer_epilogue_silu(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                          uint32_t token, spinfer_sums sum)
+{
+    spinfer_add_bias(dtype, args, row, &sum);
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) sum.row[i] = spinfer_silu(sum.row[i]);
+    spinfer_store_fused(dtype, 4, args, row, token, spinfer_rows_left(args, row), sum);
+}
+
+/* spinfer_epilogue_swiglu() : Y = silu(gate) * up + beta R, where gate and up = alpha sum + bias of W's even and odd rows:
+ * row 2i of W is row i of the gate weight, row 2i + 1 that of the up weight, and W has twice as many rows as Y and R. So
+ * a lane has both factors, and a piece of W for one GPU of several holds both, too.
+ *
+ * From a gate and an up weight [M, K] that are encoded already: spinfer_decode() or spinfer_decompress_device() write
+ * gate to dense and up to dense + K, both with ld = 2K; then encode dense as [2M, K]. */
+SPINFER_DEVICE void spinfer_epilogue_swiglu(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                            uint32_t token, spinfer_sums sum)
+{
+    spinfer_sums value = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    spinfer_add_bias(dtype, args, row, &sum);
+    SPINFER_UNROLL
+    for (int i = 0; i < 2; i++) value.row[i] = spinfer_silu(sum.row[2 * i]) * sum.row[2 * i + 1];
+    spinfer_store_fused(dtype, 2, args, row / 2, token, spinfer_rows_left(args, row) / 2, value);
+}
 
 extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes of X: spinfer_x_place() */
 
@@ -1480,38 +1686,58 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #define SPINFER_BLOCK_WARPS(max_warps) (max_warps)
 #endif
 
-/* A kernel for 8 * N_FRAGS tokens and up to MAX_WARPS warps. */
-#ifdef __CUDA_ARCH__
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                    \
-    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
-        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
-    {                                                                                                                  \
-        spinfer_frag_c      sums[4 / (TEAM) * (N_FRAGS)];                                                                       \
-        spinfer_frag_b      x_frags[N_FRAGS];                                                                          \
-        spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, sums, x_frags, &args, spinfer_smem_bytes, threadIdx, blockIdx,              \
-                           gridDim.x);                                                                                 \
-    }
-#else
-#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                    \
-    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
-        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
-    {                                                                                                                  \
-        (void)args;                                                                                                    \
-    }
-#endif
-#endif /* __CUDACC__ */
+/* What a kernel of your own must keep to. A lane needs some 36 registers besides its sums. */
+#define SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)                                                            \
+    static_assert((TEAM) == 1 || (TEAM) == 2 || (TEAM) == 4, "TEAM: 1, 2 or 4 warps share a buffer");                  \
+    static_assert((N_FRAGS) >= 1 && (N_FRAGS) <= 8, "N_FRAGS: 1 to 8 fragments of 8 tokens");                          \
+    static_assert((N_FRAGS) < 8 || (TEAM) == 2, "N_FRAGS: 8 is made for a TEAM of 2");                                 \
+    static_assert((MAX_WARPS) >= (TEAM) && (MAX_WARPS) <= 32, "MAX_WARPS: TEAM to 32 warps in a block");               \
+    static_assert((MAX_WARPS) % (TEAM) == 0, "MAX_WARPS: whole teams");                                                \
+    static_assert((TEAM) == 1 || (MAX_WARPS) / (TEAM) <= 15, "MAX_WARPS: a block has named barriers for 15 teams");    \
+    static_assert(16 / (TEAM) * (N_FRAGS) + 36 <= 2048 / (MAX_WARPS) / 8 * 8,                                          \
+                  "registers: 16 / TEAM * N_FRAGS sums and 36 others exceed 2048 / MAX_WARPS")
 
-/* X(tag, dtype, tokens, fragments of 8 tokens, most compute warps): the shipped kernels. One list stamps and
- * dispatches. The number of warps bounds the registers of a thread: 72, 72, 128, 255. */
-#define SPINFER_SPMM_VARIANTS(X)                                                                                       \
-    X(fp16_n8, SPINFER_FP16, 8, 1, 1, 28)                                                                                 \
-    X(fp16_n16, SPINFER_FP16, 16, 1, 2, 28)                                                                               \
-    X(fp16_n32, SPINFER_FP16, 32, 2, 4, 28)                                                                               \
-    X(fp16_n64, SPINFER_FP16, 64, 2, 8, 16)                                                                                \
-    X(bf16_n8, SPINFER_BF16, 8, 1, 1, 28)                                                                                 \
-    X(bf16_n16, SPINFER_BF16, 16, 1, 2, 28)                                                                               \
-    X(bf16_n32, SPINFER_BF16, 32, 2, 4, 28)                                                                               \
-    X(bf16_n64, SPINFER_BF16, 64, 2, 8, 16)
+/* What the host knows of them. */
+#ifdef __CUDACC_RTC__
+#define SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS) static_assert(1, "for the host")
+#define SPINFER_LIST_KERNELS(name) static_assert(1, "for the host")
+#else
+#define SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                 \
+    static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM, MAX_WARPS}
+#define SPINFER_LIST_KERNELS(name)                                                                                     \
+    static const spinfer_kernel name[4] = {name##_n8_info, name##_n16_info, name##_n32_info, name##_n64_info}
+#endif
+
+/* SPINFER_DEFINE_SPMM_KERNEL() : a kernel `name` for 8 * N_FRAGS tokens and blocks of up to MAX_WARPS warps, and on the
+ * host `name_info`, its spinfer_kernel. At file scope of a .cu file; SPINFER_IMPLEMENTATION is not needed there.
+ *
+ *   DTYPE       SPINFER_FP16 or SPINFER_BF16
+ *   TEAM        1, 2 or 4 warps that share a buffer and split its 64 rows: more of them leave a warp fewer sums
+ *   N_FRAGS     1 to 8 fragments of 8 tokens (8 with a TEAM of 2)
+ *   MAX_WARPS   bounds the registers of a thread: 2048 / MAX_WARPS. GPUs other than sm_90 use at most 16.
+ *   EPILOGUE    a function as above */
+#define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS, EPILOGUE)                                    \
+    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
+        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
+    {                                                                                                                  \
+        spinfer_frag_c sums[4 / (TEAM) * (N_FRAGS)];                                                                   \
+        spinfer_frag_b x_frags[N_FRAGS];                                                                               \
+        spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, x_frags, &args, spinfer_smem_bytes, threadIdx,        \
+                           blockIdx, gridDim.x);                                                                       \
+    }                                                                                                                  \
+    SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS);                                                    \
+    SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)
+
+/* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32 and name_n64, and on the host `name`, an array of
+ * four spinfer_kernel. The shapes that the library itself uses; their threads have 72, 72, 72 and 128 registers. */
+#define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 2, 4, 28, EPILOGUE);                                                 \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
+    SPINFER_LIST_KERNELS(name)
+
+#endif /* __CUDACC__ */
 
 /* ---- 10. Encode and decompress ---------------------------------------------------------------
  *
@@ -2039,39 +2265,47 @@ SPINFER_DEVICE void spinfer_decompress_block(const spinfer_decompress_args *args
 #if (defined(SPINFER_IMPLEMENTATION) || defined(SPINFER_STATIC)) && !defined(SPINFER_IMPLEMENTED) && defined(__CUDACC__)
 #define SPINFER_IMPLEMENTED
 
-#define SPINFER_STAMP(tag, dtype, tokens, team, n_frags, max_warps)                                                          \
-    SPINFER_DEFINE_SPMM_KERNEL(spinfer_spmm_##tag, dtype, team, n_frags, max_warps)
-SPINFER_SPMM_VARIANTS(SPINFER_STAMP)
-#undef SPINFER_STAMP
+SPINFER_DEFINE_SPMM_KERNELS(spinfer_spmm_fp16, SPINFER_FP16, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNELS(spinfer_spmm_bf16, SPINFER_BF16, spinfer_epilogue_scale);
 
 #ifndef __CUDACC_RTC__
 
 #include <cudaTypedefs.h> /* CUtensorMap */
 
-typedef void (*spinfer_spmm_kernel)(spinfer_spmm_args);
-
-/* The stamped kernel for a dtype and a number of tokens, or NULL; and its most compute warps. */
-static inline spinfer_spmm_kernel spinfer_detail_kernel(uint32_t dtype, int tokens, int *team, int *max_warps)
+/* The library's own kernels for a dtype, four of them. */
+static inline const spinfer_kernel *spinfer_detail_kernels(uint32_t dtype)
 {
-#define SPINFER_CASE(tag, DTYPE, TOKENS, TEAM, n_frags, MAX_WARPS)                                                           \
-    if (dtype == (uint32_t)(DTYPE) && tokens == (TOKENS)) {                                                            \
-        *max_warps = (MAX_WARPS);                                                                                      \
-        *team = (TEAM);                                                                                                \
-        return spinfer_spmm_##tag;                                                                                     \
-    }
-    SPINFER_SPMM_VARIANTS(SPINFER_CASE)
-#undef SPINFER_CASE
-    *max_warps = *team = 0;
+    return dtype == (uint32_t)SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
+}
+
+/* The kernel of a plan, or NULL. */
+static inline const spinfer_kernel *spinfer_detail_find(const spinfer_kernel *kernels, size_t count, uint32_t dtype,
+                                                        const spinfer_plan *plan)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (kernels[i].dtype == dtype && kernels[i].tokens == plan->tokens && kernels[i].team == plan->team)
+            return &kernels[i];
     return NULL;
 }
 
-static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
+/* The kernel to plan for: the first that takes n tokens at once, or else the last; NULL if none has the dtype. */
+static inline const spinfer_kernel *spinfer_detail_choose(const spinfer_kernel *kernels, size_t count, uint32_t dtype,
+                                                          size_t n)
 {
-    int team, max_warps;
-    if (!spinfer_detail_kernel(W->dtype, plan->tokens, &team, &max_warps) || plan->team != team)
-        return SPINFER_ERR_PLAN;
-    max_warps /= team;
-    if (plan->strips < 1 || plan->strips > max_warps || plan->warps_k < 1 || plan->warps_k > max_warps / plan->strips)
+    const spinfer_kernel *choice = NULL;
+    size_t                i;
+    for (i = 0; i < count && !(choice && (size_t)choice->tokens >= n); i++)
+        if (kernels[i].dtype == dtype) choice = &kernels[i];
+    return choice;
+}
+
+/* Is this a plan for this kernel (which may be NULL)? */
+static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan, const spinfer_kernel *kernel,
+                                                       const spinfer_matrix *W, size_t n)
+{
+    const int teams = kernel ? kernel->max_warps / kernel->team : 0; /* at most, in a block */
+    if (plan->strips < 1 || plan->strips > teams || plan->warps_k < 1 || plan->warps_k > teams / plan->strips)
         return SPINFER_ERR_PLAN;
     if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
@@ -2155,7 +2389,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     return us;
 }
 
-SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
+/* The current device, for a kernel that may have been compiled for less. */
+static inline spinfer_status spinfer_detail_query(const void *kernel, spinfer_device *device)
 {
     int                       id, major, minor;
     spinfer_device            d;
@@ -2169,29 +2404,37 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
         return SPINFER_ERR_CUDA;
     d.compute = 10 * major + minor;
     if (d.compute >= 80) { /* what the GPU has and the code that runs on it uses */
-        if (cudaFuncGetAttributes(&attributes, (const void *)spinfer_spmm_fp16_n8) != cudaSuccess)
-            return SPINFER_ERR_CUDA;
+        if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) return SPINFER_ERR_CUDA;
         if (attributes.ptxVersion < d.compute) d.compute = attributes.ptxVersion;
     }
     *device = d;
     return SPINFER_OK;
 }
 
-SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
-                                             spinfer_plan *plan)
+SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 {
-    const spinfer_status status = spinfer_detail_check_matrix(W);
-    spinfer_plan         p, best;
-    double               best_us = 0.0;
-    int                  max_warps = 0, found = 0, max_splits, blocks_per_sm;
-    if (!device || !plan) return SPINFER_ERR_NULL;
+    return spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, device);
+}
+
+SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
+                                               size_t n, const spinfer_device *device, spinfer_plan *plan)
+{
+    const spinfer_status  status = spinfer_detail_check_matrix(W);
+    const spinfer_kernel *kernel;
+    spinfer_plan          p, best;
+    double                best_us = 0.0;
+    int                   max_warps, found = 0, max_splits, blocks_per_sm;
+    if (!kernels || !device || !plan) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
     if (device->compute < 80) return SPINFER_ERR_ARCH;
     if (device->sm_count < 1 || n < 1) return SPINFER_ERR_SHAPE;
     memset(&p, 0, sizeof p);
     best = p;
-    p.tokens = n <= 8 ? 8 : n <= 16 ? 16 : n <= 32 ? 32 : 64;
-    spinfer_detail_kernel(W->dtype, p.tokens, &p.team, &max_warps);
+    kernel = spinfer_detail_choose(kernels, count, W->dtype, n);
+    if (!kernel) return SPINFER_ERR_PLAN;
+    p.tokens = kernel->tokens;
+    p.team = kernel->team;
+    max_warps = kernel->max_warps;
     if (device->compute / 10 != 9 && max_warps > 16) max_warps = 16; /* SPINFER_BLOCK_WARPS */
     max_splits = spinfer_col_groups(W->cols) < 26 ? (int)spinfer_col_groups(W->cols) : 26;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
@@ -2207,7 +2450,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
                     double    us;
                     if (p.strips * p.warps_k * p.team * blocks_per_sm > max_warps ||
                         !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
-                        spinfer_detail_check_plan(&p, W, n) != SPINFER_OK)
+                        spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
                     if (found && us >= best_us) continue;
@@ -2218,24 +2461,38 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
             }
         }
     }
-    if (!found) return (n - 1) / 64 >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
+    if (!found) return (n - 1) / (size_t)kernel->tokens >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
     *plan = best;
     return SPINFER_OK;
 }
 
-SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
-                                                        size_t *bytes)
+SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
+                                             spinfer_plan *plan)
+{
+    return spinfer_kernel_plan(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, W, n, device, plan);
+}
+
+SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *kernels, size_t count,
+                                                          const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                          size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
     size_t         sums;
-    if (!plan || !bytes) return SPINFER_ERR_NULL;
-    if (status == SPINFER_OK) status = spinfer_detail_check_plan(plan, W, n);
+    if (!kernels || !plan || !bytes) return SPINFER_ERR_NULL;
+    if (status == SPINFER_OK)
+        status = spinfer_detail_check_plan(plan, spinfer_detail_find(kernels, count, W->dtype, plan), W, n);
     if (status != SPINFER_OK) return status;
     sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
            ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
     if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
     *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
     return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                        size_t *bytes)
+{
+    return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
 }
 
 /* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver); the
@@ -2256,33 +2513,38 @@ static inline uint32_t spinfer_detail_x_map(void *map, const void *X, size_t col
                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
-                                        size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
-                                        size_t workspace_bytes, struct CUstream_st *stream)
+SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, size_t count, const void *epilogue,
+                                                 size_t epilogue_bytes, const spinfer_plan *plan, float alpha,
+                                                 const spinfer_matrix *W, const void *X, size_t ldx, float beta,
+                                                 void *Y, size_t ldy, size_t n, void *workspace,
+                                                 size_t workspace_bytes, struct CUstream_st *stream)
 {
-    spinfer_status      status = spinfer_detail_check_matrix(W);
-    spinfer_device      device;
-    spinfer_spmm_args   args;
-    spinfer_spmm_kernel kernel;
-    cudaLaunchConfig_t  config = {};
-    cudaLaunchAttribute launch[1] = {};
-    size_t              needed;
-    int                 team, max_warps;
-    void               *parameters[1];
+    spinfer_status        status = spinfer_detail_check_matrix(W);
+    spinfer_device        device;
+    spinfer_spmm_args     args;
+    const spinfer_kernel *kernel;
+    cudaLaunchConfig_t    config = {};
+    cudaLaunchAttribute   launch[1] = {};
+    size_t                needed;
+    void                 *parameters[1];
 
-    if (!X || !Y) return SPINFER_ERR_NULL;
+    if (!kernels || !X || !Y || (epilogue_bytes && !epilogue)) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
-    if (n < 1 || ldx < W->cols || ldy < W->rows || n > UINT32_MAX) return SPINFER_ERR_SHAPE;
+    if (n < 1 || ldx < W->cols || n > UINT32_MAX) return SPINFER_ERR_SHAPE;
     if ((uintptr_t)X % 2 || (uintptr_t)Y % 2 || (uintptr_t)W->data % 128 || W->data_bytes % 128)
         return SPINFER_ERR_ALIGNMENT;
-    status = spinfer_device_query(&device);
-    if (status != SPINFER_OK) return status;
+    if (epilogue_bytes > SPINFER_EPILOGUE_BYTES) return SPINFER_ERR_CAPACITY;
     memset(&args, 0, sizeof args);
+    kernel = plan ? spinfer_detail_find(kernels, count, W->dtype, plan)
+                  : spinfer_detail_choose(kernels, count, W->dtype, n);
+    if (!kernel) return SPINFER_ERR_PLAN;
+    status = spinfer_detail_query(kernel->function, &device);
+    if (status != SPINFER_OK) return status;
     if (plan)
         args.plan = *plan;
-    else if ((status = spinfer_spmm_plan(W, n, &device, &args.plan)) != SPINFER_OK)
+    else if ((status = spinfer_kernel_plan(kernel, 1, W, n, &device, &args.plan)) != SPINFER_OK)
         return status;
-    status = spinfer_spmm_workspace_bytes(&args.plan, W, n, &needed);
+    status = spinfer_kernel_workspace_bytes(kernel, 1, &args.plan, W, n, &needed);
     if (status != SPINFER_OK) return status;
     if (needed && !workspace) return SPINFER_ERR_NULL;
     if (needed && (uintptr_t)workspace % 16) return SPINFER_ERR_ALIGNMENT;
@@ -2291,10 +2553,9 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.layout = spinfer_smem_layout(&args.plan, W->max_record);
     config.dynamicSmemBytes = args.layout.total;
     if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
-    kernel = spinfer_detail_kernel(W->dtype, args.plan.tokens, &team, &max_warps);
     if (device.compute < 80) return SPINFER_ERR_ARCH;
     if (device.compute < 90 && args.plan.dependent) return SPINFER_ERR_ARCH;
-    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k * team > 16) return SPINFER_ERR_PLAN;
+    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k * kernel->team > 16) return SPINFER_ERR_PLAN;
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
@@ -2307,6 +2568,7 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
     args.alpha = alpha;
     args.beta = beta;
     args.partials = (float *)workspace;
+    if (epilogue_bytes) memcpy(args.user, epilogue, epilogue_bytes);
     parameters[0] = &args;
 
     config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows),
@@ -2319,11 +2581,20 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
         config.numAttrs++;
     }
-    if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    if (cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)config.dynamicSmemBytes) != cudaSuccess ||
-        cudaLaunchKernelExC(&config, (const void *)kernel, parameters) != cudaSuccess)
+        cudaLaunchKernelExC(&config, kernel->function, parameters) != cudaSuccess)
         return SPINFER_ERR_CUDA;
     return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, const spinfer_matrix *W, const void *X,
+                                        size_t ldx, float beta, void *Y, size_t ldy, size_t n, void *workspace,
+                                        size_t workspace_bytes, struct CUstream_st *stream)
+{
+    if (W && X && Y && ldy < W->rows) return SPINFER_ERR_SHAPE;
+    return spinfer_kernel_launch(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, NULL, 0, plan, alpha, W, X, ldx, beta,
+                                 Y, ldy, n, workspace, workspace_bytes, stream);
 }
 
 #endif /* !__CUDACC_RTC__ */

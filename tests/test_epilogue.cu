@@ -1,0 +1,360 @@
+/* Risk: an epilogue that stores the wrong thing, misses a sum or gets it twice, or reads the argument of another; a kernel
+ * of one's own shape that is wrong.
+ *
+ * Integers: bias and residual are compared with ==. GELU, SiLU and SwiGLU are compared with double precision, within the
+ * error that the header states for them and one rounding to 16 bits. */
+#define SPINFER_IMPLEMENTATION
+#include "gpu.h"
+
+#include <math.h>
+
+typedef enum kind { BIAS, GELU, SILU, SWIGLU, KINDS } kind;
+
+SPINFER_DEFINE_SPMM_KERNELS(bias_fp16, SPINFER_FP16, spinfer_epilogue_bias);
+SPINFER_DEFINE_SPMM_KERNELS(bias_bf16, SPINFER_BF16, spinfer_epilogue_bias);
+SPINFER_DEFINE_SPMM_KERNELS(gelu_fp16, SPINFER_FP16, spinfer_epilogue_gelu);
+SPINFER_DEFINE_SPMM_KERNELS(gelu_bf16, SPINFER_BF16, spinfer_epilogue_gelu);
+SPINFER_DEFINE_SPMM_KERNELS(silu_fp16, SPINFER_FP16, spinfer_epilogue_silu);
+SPINFER_DEFINE_SPMM_KERNELS(silu_bf16, SPINFER_BF16, spinfer_epilogue_silu);
+SPINFER_DEFINE_SPMM_KERNELS(swiglu_fp16, SPINFER_FP16, spinfer_epilogue_swiglu);
+SPINFER_DEFINE_SPMM_KERNELS(swiglu_bf16, SPINFER_BF16, spinfer_epilogue_swiglu);
+
+static const spinfer_kernel *const kernels[KINDS][2] = {
+    {bias_fp16, bias_bf16}, {gelu_fp16, gelu_bf16}, {silu_fp16, silu_bf16}, {swiglu_fp16, swiglu_bf16}};
+static const char *const names[KINDS] = {"bias", "GELU", "SiLU", "SwiGLU"};
+
+static const size_t token_counts[] = {1, 3, 8, 9, 16, 17, 33, 64, 70};
+static const float  betas[] = {0.0f, 0.0f, 1.0f, -0.5f};
+
+/* A number as the double that 16 bits make of it. */
+static double rounded(double value, spinfer_dtype dtype)
+{
+    return (double)spinfer_to_float(spinfer_from_float((float)value, dtype), dtype);
+}
+
+/* Integers from -range to range in all of a buffer, as 16 bits. */
+static void fill(const buffer *b, int range, spinfer_dtype dtype, uint64_t seed)
+{
+    uint16_t *values = (uint16_t *)buffer_image(b);
+    size_t    i;
+    for (i = 0; i < b->bytes / 2; i++) {
+        const int value = (int)(random_bits(seed, i) % (2 * (uint64_t)range + 1)) - range;
+        values[i] = spinfer_from_float((float)value, dtype);
+    }
+    buffer_upload(b);
+}
+
+static double read_image(const buffer *b, size_t i, spinfer_dtype dtype)
+{
+    return (double)spinfer_to_float(((const uint16_t *)buffer_image(b))[i], dtype);
+}
+
+/* One launch and all that it needs. */
+typedef struct run {
+    weights       W;
+    spinfer_dtype dtype;
+    kind          what;
+    size_t        n, ldx, ldy, ldr, rows; /* rows: of Y */
+    float         alpha, beta;
+    int           has_bias;
+    buffer        X, Y, R, bias, workspace;
+} run;
+
+/* gelu and silu, and a bound of the relative error of spinfer_gelu() and spinfer_silu(). */
+static double activation(kind what, double t, double *relative)
+{
+    const double a = what == GELU ? -2 * sqrt(2 / acos(-1.0)) * (t + 0.044715 * t * t * t) : -t;
+    *relative = (8 + 5 * fabs(a)) * 0x1p-23;
+    return t / (1 + exp(a));
+}
+
+/* What Y (row, token) must be, and within what. The sums are exact: t is alpha sum + bias without any error. */
+static double expected(const run *r, const double *t, size_t row, size_t token, double *bound)
+{
+    const double residual = r->beta != 0.0f ? (double)r->beta * read_image(&r->R, token * r->ldr + row, r->dtype) : 0;
+    double       value, relative = 0;
+    switch (r->what) {
+    case BIAS: value = t[row]; break;
+    case SWIGLU:
+        value = activation(SILU, t[2 * row], &relative) * t[2 * row + 1];
+        relative += 0x1p-24; /* the product */
+        break;
+    default: value = activation(r->what, t[row], &relative); break;
+    }
+    *bound = fabs(value) * relative;
+    value += residual;
+    if (r->what == BIAS) return rounded(value, r->dtype);  /* exact in fp32, then rounded once */
+    *bound += 0x1p-100 + (fabs(value) + *bound) * 0x1p-24; /* where exp leaves fp32; the sum with the residual */
+    *bound += (fabs(value) + *bound) * (r->dtype == SPINFER_BF16 ? 0x1p-8 : 0x1p-11) + 0x1p-25;
+    return value;
+}
+
+static void check(const run *r)
+{
+    unsigned char  *now = buffer_download(&r->Y);
+    uint16_t       *y = (uint16_t *)(now + r->Y.front);
+    const uint16_t *before = (const uint16_t *)buffer_image(&r->Y);
+    double         *t = (double *)allocate(r->W.M * sizeof *t);
+    size_t          row, token, k;
+    for (token = 0; token < r->n; token++) {
+        for (row = 0; row < r->W.M; row++) {
+            double sum = 0;
+            for (k = 0; k < r->W.K; k++)
+                sum += (double)r->W.integers[row * r->W.K + k] * read_image(&r->X, token * r->ldx + k, r->dtype);
+            t[row] = (double)r->alpha * sum + (r->has_bias ? read_image(&r->bias, row, r->dtype) : 0);
+        }
+        for (row = 0; row < r->rows; row++) {
+            double       bound;
+            const double should_be = expected(r, t, row, token, &bound);
+            const double is = (double)spinfer_to_float(y[token * r->ldy + row], r->dtype);
+            if (!(fabs(is - should_be) <= (r->what == BIAS ? 0 : bound))) {
+                fprintf(stderr, "%s, %zu x %zu, n %zu: row %zu, token %zu: %.9g instead of %.9g, bound %g\n",
+                        names[r->what], r->W.M, r->W.K, r->n, row, token, is, should_be, bound);
+                exit(1);
+            }
+            y[token * r->ldy + row] = before[token * r->ldy + row];
+        }
+    }
+    CHECK(memcmp(now, r->Y.image, r->Y.total) == 0); /* nothing else was written */
+    free(now);
+    free(t);
+    buffer_check_unchanged(&r->X);
+    buffer_check_unchanged(&r->R);
+    buffer_check_unchanged(&r->bias);
+}
+
+static spinfer_status launch_run(const run *r, const spinfer_plan *plan)
+{
+    spinfer_fused fused;
+    memset(&fused, 0, sizeof fused);
+    if (r->has_bias) fused.bias = buffer_payload(&r->bias);
+    if (r->beta != 0.0f) fused.residual = buffer_payload(&r->R);
+    fused.ldr = r->ldr;
+    return spinfer_kernel_launch(kernels[r->what][r->dtype == SPINFER_BF16], 4, &fused, sizeof fused, plan, r->alpha,
+                                 &r->W.device, buffer_payload(&r->X), r->ldx, r->beta, buffer_payload(&r->Y), r->ldy,
+                                 r->n, r->workspace.bytes ? buffer_payload(&r->workspace) : NULL, r->workspace.bytes,
+                                 NULL);
+}
+
+/* One matrix with every epilogue: layout, scalars, split drawn. */
+static void test_shape(const spinfer_device *device, size_t M, size_t K, size_t n, kind what, uint64_t seed)
+{
+    const int    odd = (int)(random_bits(seed, 0) & 1);
+    spinfer_plan plan;
+    size_t       bytes;
+    run          r;
+    memset(&r, 0, sizeof r);
+    r.dtype = random_bits(seed, 1) & 1 ? SPINFER_BF16 : SPINFER_FP16;
+    r.what = what;
+    r.W = weights_random(M, K, 0.5, r.dtype, seed);
+    r.n = n;
+    r.rows = what == SWIGLU ? M / 2 : M;
+    r.ldx = (K + 7) / 8 * 8;
+    r.ldy = odd ? r.rows + 3 : (r.rows + 3) / 4 * 4; /* 8-byte aligned stores, or none */
+    r.ldr = r.rows + random_bits(seed, 2) % 4;
+    r.alpha = what == BIAS ? 1.0f : 0x1p-6f;
+    r.beta = PICK(betas, seed, 3);
+    r.has_bias = (int)(random_bits(seed, 4) & 1);
+    r.X = buffer_create(2 * ((n - 1) * r.ldx + K), 0, 0);
+    r.Y = buffer_create(2 * ((n - 1) * r.ldy + r.rows), odd ? 2 : 0, 0);
+    r.R = buffer_create(2 * ((n - 1) * r.ldr + r.rows), 2 * (random_bits(seed, 5) % 4), 0);
+    r.bias = buffer_create(2 * M, 2 * (random_bits(seed, 6) % 4), 0);
+    fill(&r.X, 4, r.dtype, seed + 1);
+    fill(&r.R, 8, r.dtype, seed + 2);
+    fill(&r.bias, 6, r.dtype, seed + 3);
+
+    CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16], 4, &r.W.device, n, device, &plan));
+    if (random_bits(seed, 7) & 1) {
+        plan.splits = 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K));
+        plan.x_cols = 2 * plan.warps_k * plan.team;
+        plan.x_pieces = 2;
+    }
+    CHECK_SPINFER(
+        spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], 4, &plan, &r.W.device, n, &bytes));
+    if (bytes) {
+        r.workspace = buffer_create(bytes, 0, 0);
+        memset(buffer_image(&r.workspace), 0, bytes);
+        buffer_upload(&r.workspace);
+    }
+    CHECK_SPINFER(launch_run(&r, &plan));
+    CHECK_CUDA(cudaDeviceSynchronize());
+    check(&r);
+    weights_free(&r.W);
+    buffer_free(&r.X);
+    buffer_free(&r.Y);
+    buffer_free(&r.R);
+    buffer_free(&r.bias);
+    buffer_free(&r.workspace);
+}
+
+static void test_shapes(const spinfer_device *device, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        const size_t M = 2 + 2 * (random_bits(1, i) % 150), K = 1 + random_bits(2, i) % 400;
+        test_shape(device, M - (i % 4 != SWIGLU && i % 3 == 0), K, PICK(token_counts, 3, i), (kind)(i % 4), 100 + i);
+    }
+    printf("%zu shapes\n", count);
+}
+
+/* ---- An epilogue of one's own ---------------------------------------------------------------- */
+
+/* 64 bytes: all that a launch takes. */
+typedef struct own {
+    float   *sums;  /* [n, M] */
+    int     *calls; /* [n, M]: how often each element was handed over */
+    uint64_t ld;
+    uint64_t check[5];
+} own;
+
+SPINFER_DEVICE void own_epilogue(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row, uint32_t token,
+                                 spinfer_sums sum)
+{
+    const own *o = (const own *)args->user;
+    (void)dtype;
+    for (uint32_t i = 0; i < spinfer_rows_left(args, row); i++) {
+        const uint64_t at = token * o->ld + row + i;
+        o->sums[at] = sum.row[i] + (float)o->check[4];
+        atomicAdd(o->calls + at, row % 4 == 0 && token < args->n ? 1 : 1000);
+    }
+}
+SPINFER_DEFINE_SPMM_KERNELS(own_fp16, SPINFER_FP16, own_epilogue);
+
+static void test_own_epilogue(size_t M, size_t K, size_t n, int splits)
+{
+    weights        W = weights_random(M, K, 0.4, SPINFER_FP16, M);
+    job            j = job_default(&W, n);
+    own            o = {NULL, NULL, 0, {0, 0, 0, 0, 5}};
+    float         *sums = (float *)allocate(n * M * sizeof *sums);
+    int           *calls = (int *)allocate(n * M * sizeof *calls);
+    spinfer_device device;
+    spinfer_plan   plan;
+    size_t         i;
+    job_create(&j, 5);
+    CHECK_SPINFER(spinfer_device_query(&device));
+    plan = plan_for(&W.device, n, &device);
+    if (splits) set_splits(&plan, splits);
+    CHECK_SPINFER(job_set_plan(&j, &plan));
+    o.ld = M;
+    CHECK_CUDA(cudaMalloc((void **)&o.sums, n * M * sizeof *sums));
+    CHECK_CUDA(cudaMalloc((void **)&o.calls, n * M * sizeof *calls));
+    CHECK_CUDA(cudaMemset(o.sums, 0xff, n * M * sizeof *sums));
+    CHECK_CUDA(cudaMemset(o.calls, 0, n * M * sizeof *calls));
+    CHECK_SPINFER(spinfer_kernel_launch(
+        own_fp16, 4, &o, sizeof o, &plan, 1.0f, &W.device, buffer_payload(&j.X), j.ldx, 0.0f, buffer_payload(&j.Y),
+        j.ldy, n, j.workspace.bytes ? buffer_payload(&j.workspace) : NULL, j.workspace.bytes, NULL));
+    CHECK_CUDA(cudaMemcpy(sums, o.sums, n * M * sizeof *sums, cudaMemcpyDeviceToHost));
+    CHECK_CUDA(cudaMemcpy(calls, o.calls, n * M * sizeof *calls, cudaMemcpyDeviceToHost));
+    for (i = 0; i < n * M; i++) {
+        CHECK(calls[i] == 1);
+        CHECK(spinfer_from_float(sums[i] - 5.0f, SPINFER_FP16) == j.expected[i] || sums[i] == 5.0f);
+    }
+    buffer_check_unchanged(&j.Y); /* this epilogue has no use for it */
+    CHECK_CUDA(cudaFree(o.sums));
+    CHECK_CUDA(cudaFree(o.calls));
+    free(sums);
+    free(calls);
+    job_free(&j);
+    weights_free(&W);
+}
+
+/* ---- Kernels of one's own shape -------------------------------------------------------------- */
+
+SPINFER_DEFINE_SPMM_KERNEL(shape_1_3, SPINFER_FP16, 1, 3, 16, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_1_4, SPINFER_BF16, 1, 4, 16, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_1_7, SPINFER_FP16, 1, 7, 8, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_2_1, SPINFER_FP16, 2, 1, 30, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_2_5, SPINFER_BF16, 2, 5, 16, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_4_2, SPINFER_BF16, 4, 2, 28, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_4_7, SPINFER_FP16, 4, 7, 28, spinfer_epilogue_scale);
+
+static const spinfer_kernel shapes[] = {shape_1_3_info, shape_1_4_info, shape_1_7_info, shape_2_1_info,
+                                        shape_2_5_info, shape_4_2_info, shape_4_7_info};
+
+/* Every shape with one and more splits, exact. */
+static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *device, size_t M, size_t K, size_t n)
+{
+    weights W = weights_random(M, K, 0.5, (spinfer_dtype)kernel->dtype, n);
+    job     j = job_default(&W, n);
+    int     splits;
+    j.beta = 2.0f;
+    job_create(&j, 9);
+    for (splits = 0; splits <= 3; splits += 3) {
+        spinfer_plan plan;
+        size_t       bytes;
+        CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan));
+        CHECK(plan.tokens == kernel->tokens && plan.team == kernel->team);
+        if (splits) set_splits(&plan, splits);
+        CHECK_SPINFER(spinfer_kernel_workspace_bytes(kernel, 1, &plan, &W.device, n, &bytes));
+        buffer_free(&j.workspace);
+        if (bytes) {
+            j.workspace = buffer_create(bytes, 0, 0);
+            memset(buffer_image(&j.workspace), 0, bytes);
+            buffer_upload(&j.workspace);
+        }
+        buffer_upload(&j.Y);
+        j.plan = &plan;
+        CHECK_SPINFER(spinfer_kernel_launch(kernel, 1, NULL, 0, &plan, j.alpha, &W.device, buffer_payload(&j.X), j.ldx,
+                                            j.beta, buffer_payload(&j.Y), j.ldy, n,
+                                            bytes ? buffer_payload(&j.workspace) : NULL, bytes, NULL));
+        CHECK_CUDA(cudaDeviceSynchronize());
+        job_check(&j);
+    }
+    job_free(&j);
+    weights_free(&W);
+}
+
+/* ---- Errors ---------------------------------------------------------------------------------- */
+
+static void test_errors(const spinfer_device *device)
+{
+    weights        W = weights_random(128, 128, 0.5, SPINFER_FP16, 1);
+    job            j = job_default(&W, 4);
+    spinfer_plan   plan = plan_for(&W.device, 4, device), other = plan;
+    unsigned char  bytes[SPINFER_EPILOGUE_BYTES + 1] = {0};
+    spinfer_matrix bf16 = W.device;
+    size_t         size = 123;
+    bf16.dtype = SPINFER_BF16;
+    other.tokens = 16;
+    job_create(&j, 1);
+    plan.splits = 1;
+#define LAUNCH(kernels, count, data, data_bytes, plan, W)                                                              \
+    spinfer_kernel_launch(kernels, count, data, data_bytes, plan, 1.0f, W, buffer_payload(&j.X), j.ldx, 0.0f,          \
+                          buffer_payload(&j.Y), j.ldy, 4, NULL, 0, NULL)
+    CHECK(LAUNCH(NULL, 4, NULL, 0, NULL, &W.device) == SPINFER_ERR_NULL);
+    CHECK(LAUNCH(bias_fp16, 4, NULL, 8, NULL, &W.device) == SPINFER_ERR_NULL);
+    CHECK(LAUNCH(bias_fp16, 4, bytes, sizeof bytes, NULL, &W.device) == SPINFER_ERR_CAPACITY);
+    CHECK(LAUNCH(bias_fp16, 0, bytes, 8, NULL, &W.device) == SPINFER_ERR_PLAN);
+    CHECK(LAUNCH(bias_fp16, 4, bytes, 8, NULL, &bf16) == SPINFER_ERR_PLAN);
+    CHECK(LAUNCH(bias_fp16, 1, bytes, 8, &other, &W.device) == SPINFER_ERR_PLAN); /* 16 tokens are not in the list */
+    CHECK(LAUNCH(bias_fp16, 4, bytes, 8, NULL, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_plan(NULL, 4, &W.device, 4, device, &other) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_plan(bias_fp16, 4, &bf16, 4, device, &other) == SPINFER_ERR_PLAN);
+    CHECK(spinfer_kernel_workspace_bytes(bias_fp16 + 1, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_PLAN);
+    CHECK(spinfer_kernel_workspace_bytes(NULL, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_NULL);
+    CHECK(size == 123);
+#undef LAUNCH
+    CHECK_CUDA(cudaDeviceSynchronize());
+    buffer_check_unchanged(&j.Y);
+    job_free(&j);
+    weights_free(&W);
+}
+
+int main(void)
+{
+    const spinfer_device device = require_gpu();
+    const size_t         count = small_run() ? 8 : 240;
+    size_t               i;
+    test_errors(&device);
+    test_shapes(&device, count);
+    test_own_epilogue(130, 333, 5, 0);
+    test_own_epilogue(131, 333, 17, 4);
+    test_own_epilogue(64, 64, 70, 2);
+    for (i = 0; i < COUNT(shapes); i++) {
+        test_kernel(&shapes[i], &device, 190, 260, 5);
+        test_kernel(&shapes[i], &device, 300, 1030, small_run() ? 9 : 100);
+    }
+    printf("%zu kernels of other shapes\n", COUNT(shapes));
+    printf("OK\n");
+    return 0;
+}
