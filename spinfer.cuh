@@ -2379,7 +2379,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double size = 1.0 + m->density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
     const double warps_sm = sharing * plan->strips * step, quarters = (double)(uint64_t)((warps_sm + 3.0) / 4.0);
     const double idle = 1.0 + m->idle * (4.0 * quarters / warps_sm - 1.0);
-    const double busy = m->record * size * records * idle + m->x * sharing * cols * plan->tokens / 1000.0;
+    const double full = plan->tokens <= 32 ? 20.0 : 11.0; /* the timed plans had at least so many warps on an SM */
+    const double few = warps_sm < full ? 1.3 - 0.3 * warps_sm / full : 1.0;
+    const double busy = m->record * size * records * idle * few + m->x * sharing * cols * plan->tokens / 1000.0;
     const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
     double       us = waves * (m->launch + (busy > m->latency * rounds ? busy : m->latency * rounds));
