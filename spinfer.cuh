@@ -2499,17 +2499,18 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: least squares over 6 500 timed plans (H200, 31 layers, 30 to 70 % zeros). Its
- * choice was 0.8 to 2.2 % slower on average than the best of the plans that were timed. Microseconds. */
+/* What the model below knows of a kernel: least squares over 7 800 timed plans (H200, 31 layers, 30 to 70 % zeros). Its
+ * choice was 0.2 to 1.9 % slower on average than the best of the plans that were timed. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team, however few share the SM                                           */
     double record;  /* a record with half its weights, when the SM is busy: decode, or memory                */
     double density; /* .. and how much of it follows the size of a record                                    */
     double even;    /* 1: records cost what they cost; 0: a round of all teams costs the same if some rest   */
+    double idle;    /* 1: only the quarter of the SM with the most warps counts                              */
     double x;       /* to bring 1000 columns of X, for each token                                            */
+    double piece;   /* for each piece of X                                                                   */
     double refill;  /* for each column of X that finds its slot taken, over the pieces + 1                   */
-    double crowd;   /* .. and how much more if a piece is short                                              */
     double split;   /* to add the splits                                                                     */
     double message; /* to receive two messages                                                               */
 } spinfer_detail_model;
@@ -2519,10 +2520,10 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                              const spinfer_device *device, int blocks_per_sm)
 {
     static const spinfer_detail_model models[4] = {
-        {4.29, 1.57, 0.078, 0.38, 0.62, 1.06, 0.007, 5.7, 0.14, 0.40},  /*  8 tokens */
-        {4.22, 1.33, 0.082, 0.25, 0.69, 0.67, 0.007, 2.7, 0.52, 0.44},  /* 16        */
-        {4.41, 2.11, 0.104, 0.10, 0.73, 0.00, 0.023, 2.0, 0.30, 0.46},  /* 32        */
-        {5.14, 1.70, 0.136, 0.08, 1.00, 0.00, 0.018, 2.9, 0.04, 0.35}}; /* 64        */
+        {4.18, 1.43, 0.077, 0.41, 0.61, 0.66, 0.12, 0.28, 0.007, 0.01, 0.50},  /*  8 tokens */
+        {4.49, 1.20, 0.081, 0.30, 0.75, 0.75, 0.09, 0.26, 0.013, 0.12, 0.49},  /* 16        */
+        {3.76, 1.97, 0.100, 0.25, 0.64, 1.00, 0.28, 0.13, 0.023, 0.67, 0.48},  /* 32        */
+        {4.75, 1.69, 0.130, 0.04, 1.00, 1.00, 0.07, 0.19, 0.007, 0.05, 0.35}}; /* 64        */
     const spinfer_detail_model *m = &models[plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3];
     const uint32_t cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
     const int      step = plan->warps_k * plan->team;
@@ -2534,12 +2535,17 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double sharing = blocks > device->sm_count ? blocks_per_sm : 1; /* blocks on an SM */
     const double records = sharing * plan->strips * (m->even * cols + (1.0 - m->even) * rounds * step);
     const double size = 1.0 + m->density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
-    const double busy = m->record * size * records + m->x * sharing * cols * plan->tokens / 1000.0;
+    const double warps_sm = sharing * plan->strips * step, quarters = (double)(uint64_t)((warps_sm + 3.0) / 4.0);
+    const double idle = 1.0 + m->idle * (4.0 * quarters / warps_sm - 1.0);
+    const double full = plan->tokens <= 32 ? 20.0 : 11.0; /* the timed plans had at least so many warps on an SM */
+    const double few = warps_sm < full ? 1.3 - 0.3 * warps_sm / full : 1.0;
+    const double busy = m->record * size * records * idle * few + m->x * sharing * cols * plan->tokens / 1000.0;
     const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
     double       us = waves * (m->launch + (busy > m->latency * rounds ? busy : m->latency * rounds));
     if (plan->splits > 1) us += m->split + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
-    if (late > 0) us += m->refill * late / (plan->x_pieces + 1) * (1.0 + m->crowd * step / plan->x_cols);
+    if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
+    us += m->piece * cols / plan->x_cols;
     return us;
 }
 

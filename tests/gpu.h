@@ -429,12 +429,19 @@ static inline int smallest_x_cols(const spinfer_plan *plan)
     return step % 2 ? 2 * step : step;
 }
 
-/* Another split of K. Two small pieces of X suit every split; one would have to hold the whole range of a block. */
+/* Another split of K. Two small pieces of X suit every split; one would have to hold the whole range of a block. Where
+ * these take more room than the pieces of the library's plan did, warps go. */
 static inline void set_splits(spinfer_plan *plan, int splits)
 {
+    spinfer_device device;
+    CHECK_SPINFER(spinfer_device_query(&device));
     plan->splits = splits;
-    plan->x_cols = smallest_x_cols(plan);
     plan->x_pieces = 2;
+    for (;; plan->warps_k--) {
+        plan->x_cols = smallest_x_cols(plan);
+        if (plan->warps_k == 1) return;
+        if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES).total + 64 <= (uint32_t)device.smem_per_block) return;
+    }
 }
 
 /* As many splits as there are columns of GroupTiles, or as many as the library itself may choose. */

@@ -14,7 +14,7 @@ int main(void)
     uint32_t      *offsets;
     uint16_t      *X, *Y;
     void          *data, *workspace;
-    size_t         workspace_bytes;
+    size_t         workspace_bytes = 0;
     if (spinfer_device_query(&device) != SPINFER_OK) return 77; /* no GPU */
 
     for (int i = 0; i < M * K; i++) dense[i] = i % 3 ? 0 : 0x3c00; /* two zeros, one 1.0 */

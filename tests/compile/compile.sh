@@ -153,6 +153,7 @@ check_macros() {
         preprocess=("$NVCC" -E -Xcompiler -dM) file=SPINFER_IMPLEMENTATION.cu
     fi
     grep -h '^ *# *include *<' "$root/spinfer_encode.h" "$root/spinfer.cuh" >"standard.${file#*.}"
+    [ "$1" = nvcc ] || sed -i '/cuda/d' standard.c # those only come with the kernels
     macros_of "${preprocess[@]}" "standard.${file#*.}" >before
     macros_of "${preprocess[@]}" -I"$root" "$file" >after
     comm -13 before after >added
