@@ -194,9 +194,9 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
 
 /* ---- Kernels with other epilogues, and kernels of your own
  *
- * A kernel ends with an epilogue, a device function that gets finished sums and stores what is made of them. The library
- * comes compiled with alpha W X + beta Y only. Other kernels are stamped by one line in a .cu file of yours, with an
- * epilogue of section 9 or your own, and launched by the functions below, from that file or any other:
+ * A kernel ends with an epilogue, a device function that gets finished sums and stores what is made of them. The
+ * library comes compiled with alpha W X + beta Y only. Other kernels are stamped by one line in a .cu file of yours,
+ * with an epilogue of section 9 or your own, and launched by the functions below, from that file or any other:
  *
  *     SPINFER_DEFINE_SPMM_KERNELS(mlp_up, SPINFER_FP16, spinfer_epilogue_gelu);   // for 8, 16, 32 and 64 tokens
  *
@@ -204,8 +204,8 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
  *     spinfer_kernel_launch(mlp_up, 4, &fused, sizeof fused, NULL, 1.0f, &W, X, K, 0.0f, Y, M, n, workspace,
  *                           workspace_bytes, stream);
  *
- * In all three, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype of
- * W, the first that takes n tokens at once or else the last; its `tokens` and `team` say which. */
+ * In all three, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype
+ * of W, the first that takes n tokens at once or else the last; its `tokens` and `team` say which. */
 
 /* spinfer_kernel_plan(), spinfer_kernel_workspace_bytes() : as spinfer_spmm_plan() and spinfer_spmm_workspace_bytes(),
  * for these kernels. Pure. Errors: the same; PLAN if no kernel has the dtype of W, or none is the plan's. */
@@ -1589,7 +1589,8 @@ SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, 
  * 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others send. It waits for blocks
  * that come before it in the grid only; those have started when it starts. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                   spinfer_epilogue *const epilogue, const spinfer_frag_c *sums, const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                   spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
+                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
@@ -1633,7 +1634,8 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
+                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums,
+                                       spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
                                        uint3 thread, uint3 index, uint32_t row_groups)
 {
 #ifdef __CUDA_ARCH__
@@ -1665,8 +1667,8 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
  *     SPINFER_DEFINE_SPMM_KERNELS(clipped, SPINFER_FP16, clip);
  *
  *   dtype        in   of W, X and Y, a compile-time constant: branches on it cost nothing
- *   args         in   alpha, beta, n, Y, ldy, W.rows, and in user[] the bytes that the launch was given (8-byte aligned)
- *   row, token   in   row is a multiple of 4, row < W.rows and token < n
+ *   args         in   alpha, beta, n, Y, ldy, W.rows, and in user[] the bytes that the launch was given (8-byte
+ *   aligned) row, token   in   row is a multiple of 4, row < W.rows and token < n
  *   sum          in   sums of rows row .. row + 3 of this token; those from W.rows on are padding
  *
  *   Calls        once for every sum, in the block of the last range of K. Of a warp, lanes 0..15 have 64 neighbouring
@@ -1703,8 +1705,8 @@ SPINFER_DEVICE uint32_t spinfer_rows_left(const spinfer_spmm_args *args, uint32_
     return args->W.rows - row < 4 ? args->W.rows - row : 4;
 }
 
-/* spinfer_load_rows() : `count` neighbouring 16-bit values in global memory as fp32, zeros for the rest of the four. One
- * by one: for a load of all four at once the kernels lack a register. */
+/* spinfer_load_rows() : `count` neighbouring 16-bit values in global memory as fp32, zeros for the rest of the four.
+ * One by one: for a load of all four at once the kernels lack a register. */
 SPINFER_DEVICE spinfer_sums spinfer_load_rows(const spinfer_dtype dtype, const uint16_t *from, uint32_t count)
 {
     spinfer_sums v;
@@ -1819,9 +1821,9 @@ SPINFER_DEVICE void spinfer_epilogue_silu(const spinfer_dtype dtype, const spinf
     spinfer_store_fused(dtype, 4, args, row, token, spinfer_rows_left(args, row), sum);
 }
 
-/* spinfer_epilogue_swiglu() : Y = silu(gate) * up + beta R, where gate and up = alpha sum + bias of W's even and odd rows:
- * row 2i of W is row i of the gate weight, row 2i + 1 that of the up weight, and W has twice as many rows as Y and R. So
- * a lane has both factors, and a piece of W for one GPU of several holds both, too.
+/* spinfer_epilogue_swiglu() : Y = silu(gate) * up + beta R, where gate and up = alpha sum + bias of W's even and odd
+ * rows: row 2i of W is row i of the gate weight, row 2i + 1 that of the up weight, and W has twice as many rows as Y
+ * and R. So a lane has both factors, and a piece of W for one GPU of several holds both, too.
  *
  * From a gate and an up weight [M, K] that are encoded already: spinfer_decode() or spinfer_decompress_device() write
  * gate to dense and up to dense + K, both with ld = 2K; then encode dense as [2M, K]. */

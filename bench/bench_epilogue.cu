@@ -2,8 +2,8 @@
  *
  *     bench_epilogue [--repeats COUNT] [MxK ...]
  *
- * fp16, 50 % zeros, cold weights; timing as in bench_spmm. The last column is the multiply with a kernel of its own behind
- * it for bias and GELU, which is what the column "gelu" replaces. The tests check results, this does not. */
+ * fp16, 50 % zeros, cold weights; timing as in bench_spmm. The last column is the multiply with a kernel of its own
+ * behind it for bias and GELU, which is what the column "gelu" replaces. The tests check results, this does not. */
 #define SPINFER_IMPLEMENTATION
 #include "spinfer.cuh"
 

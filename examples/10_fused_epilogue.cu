@@ -2,10 +2,11 @@
  *
  *     10_fused_epilogue [rows cols [percent of zeros]]
  *
- * The idea. A layer is seldom W x alone: a bias is added, an activation follows. As a kernel of its own, that step reads
- * and writes all of Y again and costs a launch, several microseconds behind a multiply that takes some twenty. But there
- * is a moment at which a lane has the finished sums of four rows in registers, and what it then does with them costs
- * nothing, because the kernel waits for weights, not for arithmetic. The library calls a function of ours at that moment:
+ * The idea. A layer is seldom W x alone: a bias is added, an activation follows. As a kernel of its own, that step
+ * reads and writes all of Y again and costs a launch, several microseconds behind a multiply that takes some twenty.
+ * But there is a moment at which a lane has the finished sums of four rows in registers, and what it then does with
+ * them costs nothing, because the kernel waits for weights, not for arithmetic. The library calls a function of ours at
+ * that moment:
  *
  *     SPINFER_DEVICE void name(dtype, args, row, token, sum)      sum.row[0..3] belong to rows row .. row + 3
  *

@@ -2,9 +2,9 @@
  *
  *     12_own_variant [rows cols [percent of zeros]]
  *
- * The idea. The library has kernels for 8, 16, 32 and 64 tokens. Whoever decodes 24 sequences at a time pays for 32 with
- * the nearest of them: a third more of mma, of X in shared memory and of sums in registers. A macro stamps the missing
- * kernel from the same functions, which are written for any number of fragments:
+ * The idea. The library has kernels for 8, 16, 32 and 64 tokens. Whoever decodes 24 sequences at a time pays for 32
+ * with the nearest of them: a third more of mma, of X in shared memory and of sums in registers. A macro stamps the
+ * missing kernel from the same functions, which are written for any number of fragments:
  *
  *     SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS, EPILOGUE)
  *

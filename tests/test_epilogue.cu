@@ -1,8 +1,8 @@
-/* Risk: an epilogue that stores the wrong thing, misses a sum or gets it twice, or reads the argument of another; a kernel
- * of one's own shape that is wrong.
+/* Risk: an epilogue that stores the wrong thing, misses a sum or gets it twice, or reads the argument of another; a
+ * kernel of one's own shape that is wrong.
  *
- * Integers: bias and residual are compared with ==. GELU, SiLU and SwiGLU are compared with double precision, within the
- * error that the header states for them and one rounding to 16 bits. */
+ * Integers: bias and residual are compared with ==. GELU, SiLU and SwiGLU are compared with double precision, within
+ * the error that the header states for them and one rounding to 16 bits. */
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
