@@ -1667,8 +1667,8 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
  *     SPINFER_DEFINE_SPMM_KERNELS(clipped, SPINFER_FP16, clip);
  *
  *   dtype        in   of W, X and Y, a compile-time constant: branches on it cost nothing
- *   args         in   alpha, beta, n, Y, ldy, W.rows, and in user[] the bytes that the launch was given (8-byte
- *   aligned) row, token   in   row is a multiple of 4, row < W.rows and token < n
+ *   args         in   alpha, beta, n, Y, ldy, W.rows, and in user[] the bytes of the launch, 8-byte aligned
+ *   row, token   in   row is a multiple of 4, row < W.rows and token < n
  *   sum          in   sums of rows row .. row + 3 of this token; those from W.rows on are padding
  *
  *   Calls        once for every sum, in the block of the last range of K. Of a warp, lanes 0..15 have 64 neighbouring
