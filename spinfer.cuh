@@ -226,8 +226,8 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
 SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, size_t count, const void *epilogue,
                                                  size_t epilogue_bytes, const spinfer_plan *plan, float alpha,
                                                  const spinfer_matrix *W, const void *X, size_t ldx, float beta,
-                                                 void *Y, size_t ldy, size_t n, void *workspace,
-                                                 size_t workspace_bytes, struct CUstream_st *stream);
+                                                 void *Y, size_t ldy, size_t n, void *workspace, size_t workspace_bytes,
+                                                 struct CUstream_st *stream);
 
 #endif /* !__CUDACC_RTC__ */
 
@@ -867,15 +867,15 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [teams][stages] of the stages come first. */
 typedef struct spinfer_smem {
-    uint32_t x_full;   /* [x_pieces] barriers: a piece of X has arrived                                     */
-    uint32_t x_empty;  /* [x_pieces] barriers: all warps have left a piece ..                               */
-    uint32_t x_left;   /* [x_pieces] counters: .. and how many so far, to know who is the last              */
-    uint32_t rings;    /* [teams][stages]; in the end the sums of the teams, over all that follows          */
-    uint32_t stage;    /* bytes of a stage                                                                  */
-    uint32_t sums;     /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
-    uint32_t tables;   /* [warps] of 512 bytes                                                              */
-    uint32_t x;        /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
-    uint32_t x_piece;  /* bytes of a piece                                                                  */
+    uint32_t x_full;  /* [x_pieces] barriers: a piece of X has arrived                                     */
+    uint32_t x_empty; /* [x_pieces] barriers: all warps have left a piece ..                               */
+    uint32_t x_left;  /* [x_pieces] counters: .. and how many so far, to know who is the last              */
+    uint32_t rings;   /* [teams][stages]; in the end the sums of the teams, over all that follows          */
+    uint32_t stage;   /* bytes of a stage                                                                  */
+    uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
+    uint32_t tables;  /* [warps] of 512 bytes                                                              */
+    uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
+    uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;
 } spinfer_smem;
 
@@ -1065,9 +1065,9 @@ SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
     uint32_t          lane;
-    uint32_t          tile;   /* the TCTile of a record that the lane scans                                 */
-    uint32_t          write;  /* where the lane writes into the table of its warp                           */
-    uint32_t          read;   /* where the lane reads TCTile 0 in the table of its warp                     */
+    uint32_t          tile;  /* the TCTile of a record that the lane scans                                 */
+    uint32_t          write; /* where the lane writes into the table of its warp                           */
+    uint32_t          read;  /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
     uint32_t
         masks[2]; /* of the words before words 2 * (lane % 4) and + 1 of TCTile lane / 4 .. spinfer_count_before() */
@@ -1381,7 +1381,8 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     const uint32_t tokens = (uint32_t)args->plan.tokens;
     const uint32_t boxes = (spinfer_min(block->cols - col, (uint32_t)args->plan.x_cols) + 1) / 2;
     const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* column of X */
-    const uint32_t to = smem + args->layout.x + slot * args->layout.x_piece, full = smem + args->layout.x_full + 8 * slot;
+    const uint32_t to = smem + args->layout.x + slot * args->layout.x_piece,
+                   full = smem + args->layout.x_full + 8 * slot;
 
 #if SPINFER_HAS_BULK_COPY
     if (args->x_tensor) {
@@ -1396,8 +1397,10 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     const int aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
     SPINFER_NO_UNROLL
     for (uint32_t i = lane; i < boxes * tokens * 8; i += 32) { /* 16 bytes of a token */
-        const uint32_t  token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8, place = to + spinfer_x_place(tokens, c, token);
-        const uint32_t  valid = block->token + token < args->n && first + c < args->W.cols ? spinfer_min(args->W.cols - (first + c), 8) : 0;
+        const uint32_t token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8,
+                       place = to + spinfer_x_place(tokens, c, token);
+        const uint32_t valid =
+            block->token + token < args->n && first + c < args->W.cols ? spinfer_min(args->W.cols - (first + c), 8) : 0;
         const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
         if (aligned) {
             spinfer_cp_async_16(place, from, 2 * valid);
@@ -1634,9 +1637,9 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums,
-                                       spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
-                                       uint3 thread, uint3 index, uint32_t row_groups)
+                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums, spinfer_frag_b *x_frags,
+                                       const spinfer_spmm_args *args, const void *smem_pointer, uint3 thread,
+                                       uint3 index, uint32_t row_groups)
 {
 #ifdef __CUDA_ARCH__
     const spinfer_block block = spinfer_block_init(team_warps, args, thread, index, row_groups);
@@ -1771,8 +1774,7 @@ SPINFER_DEVICE void spinfer_add_bias(const spinfer_dtype dtype, const spinfer_sp
 {
     const spinfer_fused *fused = (const spinfer_fused *)args->user;
     spinfer_sums         bias = {{0.0f, 0.0f, 0.0f, 0.0f}};
-    if (fused->bias)
-        bias = spinfer_load_rows(dtype, (const uint16_t *)fused->bias + row, spinfer_rows_left(args, row));
+    if (fused->bias) bias = spinfer_load_rows(dtype, (const uint16_t *)fused->bias + row, spinfer_rows_left(args, row));
     SPINFER_UNROLL
     for (int i = 0; i < 4; i++) sum->row[i] = args->alpha * sum->row[i] + bias.row[i];
 }
@@ -1847,7 +1849,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #endif
 
 /* What a kernel of your own must keep to. A lane needs some 36 registers besides its sums. */
-#define SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)                                                            \
+#define SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)                                                                 \
     static_assert((TEAM) == 1 || (TEAM) == 2 || (TEAM) == 4, "TEAM: 1, 2 or 4 warps share a buffer");                  \
     static_assert((N_FRAGS) >= 1 && (N_FRAGS) <= 8, "N_FRAGS: 1 to 8 fragments of 8 tokens");                          \
     static_assert((N_FRAGS) < 8 || (TEAM) == 2, "N_FRAGS: 8 is made for a TEAM of 2");                                 \
@@ -2526,7 +2528,10 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
         {4.49, 1.20, 0.081, 0.30, 0.75, 0.75, 0.09, 0.26, 0.013, 0.12, 0.49},  /* 16        */
         {3.76, 1.97, 0.100, 0.25, 0.64, 1.00, 0.28, 0.13, 0.023, 0.67, 0.48},  /* 32        */
         {4.75, 1.69, 0.130, 0.04, 1.00, 1.00, 0.07, 0.19, 0.007, 0.05, 0.35}}; /* 64        */
-    const spinfer_detail_model *m = &models[plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3];
+    const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
+                                            : plan->tokens <= 16 ? 1
+                                            : plan->tokens <= 32 ? 2
+                                                                 : 3];
     const uint32_t cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
     const int      step = plan->warps_k * plan->team;
     const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
@@ -2661,12 +2666,13 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
  * kernel then copies X by itself. */
 static inline uint32_t spinfer_detail_x_map(void *map, const void *X, size_t cols, size_t n, size_t ldx, int tokens)
 {
-    const cuuint64_t              dims[2] = {cols, n}, strides[1] = {2 * ldx};
-    const cuuint32_t              box[2] = {SPINFER_X_BOX, (cuuint32_t)tokens}, element[2] = {1, 1};
-    void                         *encode = NULL;
+    const cuuint64_t                dims[2] = {cols, n}, strides[1] = {2 * ldx};
+    const cuuint32_t                box[2] = {SPINFER_X_BOX, (cuuint32_t)tokens}, element[2] = {1, 1};
+    void                           *encode = NULL;
     cudaDriverEntryPointQueryResult found;
     if ((uintptr_t)X % 16 || ldx % 8 || 2 * ldx >= (size_t)1 << 40) return 0;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) != cudaSuccess ||
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) !=
+            cudaSuccess ||
         found != cudaDriverEntryPointSuccess)
         return 0;
     return ((PFN_cuTensorMapEncodeTiled_v12000)encode)(
@@ -2678,8 +2684,8 @@ static inline uint32_t spinfer_detail_x_map(void *map, const void *X, size_t col
 SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, size_t count, const void *epilogue,
                                                  size_t epilogue_bytes, const spinfer_plan *plan, float alpha,
                                                  const spinfer_matrix *W, const void *X, size_t ldx, float beta,
-                                                 void *Y, size_t ldy, size_t n, void *workspace,
-                                                 size_t workspace_bytes, struct CUstream_st *stream)
+                                                 void *Y, size_t ldy, size_t n, void *workspace, size_t workspace_bytes,
+                                                 struct CUstream_st *stream)
 {
     spinfer_status        status = spinfer_detail_check_matrix(W);
     spinfer_device        device;
@@ -2697,8 +2703,8 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
         return SPINFER_ERR_ALIGNMENT;
     if (epilogue_bytes > SPINFER_EPILOGUE_BYTES) return SPINFER_ERR_CAPACITY;
     memset(&args, 0, sizeof args);
-    kernel = plan ? spinfer_detail_find(kernels, count, W->dtype, plan)
-                  : spinfer_detail_choose(kernels, count, W->dtype, n);
+    kernel =
+        plan ? spinfer_detail_find(kernels, count, W->dtype, plan) : spinfer_detail_choose(kernels, count, W->dtype, n);
     if (!kernel) return SPINFER_ERR_PLAN;
     status = spinfer_detail_query(kernel->function, &device);
     if (status != SPINFER_OK) return status;
