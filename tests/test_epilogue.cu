@@ -164,11 +164,8 @@ static void test_shape(const spinfer_device *device, size_t M, size_t K, size_t 
     fill(&r.bias, 6, r.dtype, seed + 3);
 
     CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16], 4, &r.W.device, n, device, &plan));
-    if (random_bits(seed, 7) & 1) {
-        plan.splits = 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K));
-        plan.x_cols = 2 * plan.warps_k * plan.team;
-        plan.x_pieces = 2;
-    }
+    if (random_bits(seed, 7) & 1)
+        set_splits(&plan, 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K)));
     CHECK_SPINFER(
         spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], 4, &plan, &r.W.device, n, &bytes));
     if (bytes) {
