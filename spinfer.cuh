@@ -741,7 +741,7 @@ SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint3
 }
 
 /* spinfer_tensor_copy() : starts the copy of a box of a matrix in global memory that the driver has described in `map`
- * (cuTensorMapEncodeTiled, 64-byte aligned, a __grid_constant__ argument); box and order in shared memory are in the map.
+ * (cuTensorMapEncodeTiled, 64-byte aligned, a __grid_constant__ argument); box and order in shared memory are in it.
  * sm_90. */
 SPINFER_DEVICE void spinfer_tensor_copy(spinfer_shared to, const void *map, uint32_t col, uint32_t row,
                                         spinfer_shared barrier)
@@ -1010,7 +1010,7 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, const uint32_t *last)
     }
 }
 
-/* Starts the copy of a stage: `count` records, the first of which lane `owner` keeps. Records lie at any multiple of 16,
+/* Starts the copy of a stage: `count` records, the first of which lane `owner` keeps. Records lie at multiples of 16,
  * but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte
  * lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody has left
  * the stage before (barrier of the team). */
@@ -1118,7 +1118,7 @@ SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lan
 #endif
 }
 
-/* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: column by column of 16, in a column
+/* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: by columns of 16, in a column
  * its 4 / team row tiles. Lane i handles one BitmapTile: its two words and where their values begin. `record` is the
  * lane's record, i / (32 / team) of the stage, or 0 if the stage is shorter. Scope: warp; a warp barrier publishes the
  * table. */
@@ -1373,7 +1373,7 @@ SPINFER_DEVICE uint32_t spinfer_x_at(const int team, const int n_frags, uint32_t
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
  * into a slot. `parts` warps (`part` = 0, 1, ..) share the boxes if the copy engine does it, otherwise part 0 does all;
- * the arrivals of the 32 lanes of part 0 and the bytes complete the slot's `full` barrier. What lies outside of X becomes
+ * the arrivals of the 32 lanes of part 0 and the bytes complete the slot's `full` barrier. What lies outside X becomes
  * zeros, because 0 * NaN is no zero. Scope: warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                     uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
@@ -2662,8 +2662,8 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
     return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
 }
 
-/* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver); the
- * kernel then copies X by itself. */
+/* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver):
+ * the kernel then copies X by itself. */
 static inline uint32_t spinfer_detail_x_map(void *map, const void *X, size_t cols, size_t n, size_t ldx, int tokens)
 {
     const cuuint64_t                dims[2] = {cols, n}, strides[1] = {2 * ldx};

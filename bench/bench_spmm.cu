@@ -85,7 +85,8 @@ static void add_variant(spinfer_plan *list, int *count, const spinfer_plan *from
 static int list_variants(const spinfer_plan *from, spinfer_plan *list)
 {
     static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12};
-    static const int warps_k[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 22, 24, 28}, splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16};
+    static const int warps_k[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 22, 24, 28};
+    static const int splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16};
     static const int rounds[] = {1, 2, 3, 4, 6, 8}, pieces[] = {1, 2, 3, 4, 6};
     spinfer_plan     v;
     int              count = 0, i, j;

@@ -1,4 +1,5 @@
-/* Risk: pruning by a wrong count, the wrong weights, or ties that depend on how the work was cut. The reference sorts. */
+/* Risk: pruning by a wrong count, the wrong weights, or ties that depend on how the work was cut. The reference
+ * sorts. */
 #include "prune.h"
 #include "test.h"
 
