@@ -1532,9 +1532,9 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
 }
 
 /* Partial sums travel between blocks through global memory, each float its own message: zero bits say "not there yet",
- * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data itself
- * (2 us less at the end of a kernel than a counter behind a fence, H200), adds it, and leaves zeros for the next
- * launch. */
+ * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data itself,
+ * adds it, and leaves zeros for the next launch. On an H200 this takes as long as sums that blocks of a cluster send to
+ * each other's shared memory, and it knows no limit on blocks. */
 SPINFER_DEVICE void spinfer_global_send_sums(float *address, spinfer_sums v)
 {
     uint32_t bits[4];

@@ -296,13 +296,14 @@ static int run_shape(run *run, const shape *s)
 static void predict_row(const options *o, result *r)
 {
     const shape *s = &r->layer;
-    const double weights = (double)s->M * (double)s->K, cycles_us = weights / (o->decode_rate * o->sms * o->clock_mhz);
+    const double weights = (double)s->M * (double)s->K;
+    const double cycles_us = weights / (predicted_decode_rate(o, r->n) * o->sms * o->clock_mhz);
     const double groups = (double)spinfer_row_groups((uint32_t)s->M) * spinfer_col_groups((uint32_t)s->K);
     double       read_us;
     r->density = 1 - 0.01 * r->zeros;
     r->encoded_bytes = groups * (4 + SPINFER_RECORD_VALUES + 7) + 2 * r->density * weights;
     read_us = roofline_us(r, o->bandwidth);
-    r->us = o->fixed_us + (cycles_us > read_us ? cycles_us : read_us);
+    r->us = o->fixed_us + sparse_fixed_us + (cycles_us > read_us ? cycles_us : read_us);
     r->cublas_us = o->fixed_us + (dense_bytes(s) + token_bytes(s, r->n)) / (1e3 * o->bandwidth);
     r->us_dependent = r->best_us = NAN;
     printf("%-22s %6zu x %-6zu n=%-3d %2d%%  dense %8.2f us, sparse %8.2f us (bound by %s), %.2fx: %s\n", s->name, s->M,
@@ -313,8 +314,8 @@ static void predict_row(const options *o, result *r)
 static void predict(const options *o, results *all)
 {
     int i, z, t;
-    printf("assumed: %.0f GB/s, %.1f weights per clock and SM, %d SMs at %d MHz, %.1f us fixed for each launch\n",
-           o->bandwidth, o->decode_rate, o->sms, o->clock_mhz, o->fixed_us);
+    printf("assumed: %.0f GB/s, %.1f weights per clock and SM (%d tokens), %d SMs at %d MHz, %.1f us fixed\n",
+           o->bandwidth, predicted_decode_rate(o, o->n[0]), o->n[0], o->sms, o->clock_mhz, o->fixed_us);
     for (i = 0; i < o->shape_count; i++)
         for (z = 0; z < o->zeros_count; z++)
             for (t = 0; t < o->n_count; t++) {
