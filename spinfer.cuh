@@ -2504,7 +2504,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: least squares over 7 800 timed plans (H200, 31 layers, 30 to 70 % zeros). Its
- * choice was 0.2 to 1.9 % slower on average than the best of the plans that were timed. Microseconds. */
+ * choice was 0.7 to 1.9 % slower on average than the best of the plans that were timed. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team, however few share the SM                                           */
