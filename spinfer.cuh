@@ -14,7 +14,8 @@
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
  *   or one line stamps the library's kernel around an epilogue of yours (section 9)
  *
- *   NEEDS    sm_80 or newer to run, nvcc (C++14) to build, no other library. NVRTC compiles the device half alone.
+ *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the device
+ *            half alone.
  *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *
@@ -265,7 +266,7 @@ SPINFER_API spinfer_status spinfer_encode_device_bytes(size_t rows, size_t cols,
 /* spinfer_encode_sizes_device() : what spinfer_encode_device() will need for this matrix. Reads the weights once.
  *
  *   dense      in   fp16 or bf16 bits [rows, cols] row-major, row r starts at dense + r * ld elements. Device memory,
- *                   2-byte aligned; (uintptr_t)dense % 16 == 0 and ld % 8 == 0 is several times as fast.
+ *                   2-byte aligned; read 16 bytes at a time if (uintptr_t)dense % 16 == 0 and ld % 8 == 0, else 2.
  *   rows       in   M, 1 .. SPINFER_MAX_DIM
  *   cols       in   K, 1 .. SPINFER_MAX_DIM
  *   ld         in   elements from one row to the next, >= cols
@@ -309,8 +310,8 @@ SPINFER_API spinfer_status spinfer_encode_device(const void *dense, size_t rows,
  *
  *   W         in   the struct in host memory, its two arrays in device memory; a slice is fine. Trusted: run
  *                  spinfer_validate() on what you did not encode.
- *   dense     out  [rows, cols] row-major, every element written. Device memory, 2-byte aligned;
- *                  (uintptr_t)dense % 16 == 0 and ld % 8 == 0 is several times as fast.
+ *   dense     out  [rows, cols] row-major, every element written. Device memory, 2-byte aligned; written 16
+ *                  bytes at a time if (uintptr_t)dense % 16 == 0 and ld % 8 == 0, else 2.
  *   ld        in   elements from one row to the next, >= cols; the gap behind a row is not written
  *   stream    in   cudaStream_t
  *
@@ -1069,8 +1070,7 @@ typedef struct spinfer_lane {
     uint32_t          write; /* where the lane writes into the table of its warp                           */
     uint32_t          read;  /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
-    uint32_t
-        masks[2]; /* of the words before words 2 * (lane % 4) and + 1 of TCTile lane / 4 .. spinfer_count_before() */
+    uint32_t          masks[2]; /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1 */
 } spinfer_lane;
 
 /* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high,
@@ -1177,7 +1177,7 @@ SPINFER_DEVICE uint32_t spinfer_table_entry(uint32_t read, const int t)
  *   next      the first TCTile, already located; on return the one at `behind`
  *   read      where the lane reads the first TCTile in the table
  *   behind    where it reads the TCTile behind this half; after the last one any place in the table
- *   x         the lane's 8 bytes of X: token lane / 4, column 4 * (lane % 4) of the first column of 16 */
+ *   x         where the lane reads X for the first column of 16, spinfer_x_at() */
 SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int tiles, const int n_frags,
                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
                                           spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x)
@@ -1508,13 +1508,6 @@ SPINFER_DEVICE void spinfer_sums_store(const int team, const int n_frags, const 
     }
 }
 
-SPINFER_DEVICE void spinfer_shared_store_sums(uint32_t address, spinfer_sums v)
-{
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.row[0]), "f"(v.row[1]), "f"(v.row[2]),
-                 "f"(v.row[3])
-                 : "memory");
-}
-
 SPINFER_DEVICE void spinfer_add_sums(spinfer_sums *v, spinfer_sums w)
 {
     SPINFER_UNROLL
@@ -1532,7 +1525,7 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
 }
 
 /* Partial sums travel between blocks through global memory, each float its own message: zero bits say "not there yet",
- * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data itself,
+ * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data,
  * adds it, and leaves zeros for the next launch. On an H200 this takes as long as sums that blocks of a cluster send to
  * each other's shared memory, and it knows no limit on blocks. */
 SPINFER_DEVICE void spinfer_global_send_sums(float *address, spinfer_sums v)
@@ -1564,8 +1557,8 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
            __float_as_uint(v.row[3]);
 }
 
-/* Adds `count` messages, `stride` floats apart, in their order, two at a time (four
- * at a time is more code, which takes longer to fetch than it saves, H200). */
+/* Adds `count` messages, `stride` floats apart, in their order, two at a time. Four at a time was 1 % slower with up
+ * to four messages and faster with many (H200). */
 SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, uint64_t stride, spinfer_sums *sum)
 {
     SPINFER_NO_UNROLL
@@ -1587,10 +1580,10 @@ SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, 
 }
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and calls
- * the epilogue.
- * Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u / (tokens / 2), tokens
- * 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others send. It waits for blocks
- * that come before it in the grid only; those have started when it starts. */
+ * the epilogue. Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u /
+ * (tokens / 2), tokens 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others
+ * send. It waits only for blocks that come before it in the grid: the hardware starts them in that order, CUDA does
+ * not promise it. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
