@@ -14,8 +14,8 @@
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
  *   or one line stamps the library's kernel around an epilogue of yours (section 9)
  *
- *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the device
- *            half alone.
+ *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the
+ *            device half alone.
  *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *

@@ -32,11 +32,9 @@
 #define SPINFER_VERSION_MAJOR 0
 #define SPINFER_VERSION_MINOR 1
 #define SPINFER_VERSION_PATCH 0
-#define SPINFER_VERSION                                                                            \
-    (SPINFER_VERSION_MAJOR * 10000 + SPINFER_VERSION_MINOR * 100 + SPINFER_VERSION_PATCH)
-#define SPINFER_VERSION_GE(major, minor)                                                           \
-    (SPINFER_VERSION_MAJOR > (major) ||                                                            \
-     (SPINFER_VERSION_MAJOR == (major) && SPINFER_VERSION_MINOR >= (minor)))
+#define SPINFER_VERSION (SPINFER_VERSION_MAJOR * 10000 + SPINFER_VERSION_MINOR * 100 + SPINFER_VERSION_PATCH)
+#define SPINFER_VERSION_GE(major, minor)                                                                               \
+    (SPINFER_VERSION_MAJOR > (major) || (SPINFER_VERSION_MAJOR == (major) && SPINFER_VERSION_MINOR >= (minor)))
 
 /* Changes when the bytes of section 2 change. Files carry it as well. */
 #define SPINFER_FORMAT_VERSION 1
@@ -118,10 +116,10 @@ typedef unsigned long long uint64_t;
 #define SPINFER_GROUP_TC_TILES 8
 #define SPINFER_GROUP_BITMAP_TILES 32
 #define SPINFER_GROUP_ELEMENTS 2048
-#define SPINFER_RECORD_BITMAPS 16      /* byte offset of the bitmaps in a record                 */
-#define SPINFER_RECORD_VALUES 272      /* byte offset of the values in a record                  */
-#define SPINFER_RECORD_MAX_BYTES 4368  /* a record without any zero                              */
-#define SPINFER_MAX_DIM 0x7fffffc0u    /* rows and cols, so that their padded size fits 31 bits  */
+#define SPINFER_RECORD_BITMAPS 16     /* byte offset of the bitmaps in a record                 */
+#define SPINFER_RECORD_VALUES 272     /* byte offset of the values in a record                  */
+#define SPINFER_RECORD_MAX_BYTES 4368 /* a record without any zero                              */
+#define SPINFER_MAX_DIM 0x7fffffc0u   /* rows and cols, so that their padded size fits 31 bits  */
 
 /* ---- 3. Status -------------------------------------------------------------------------------
  *
@@ -408,7 +406,7 @@ static inline void spinfer_detail_count_row(const uint16_t *dense, size_t rows, 
     for (group = 0; group < groups; group++) {
         const uint16_t *block = spinfer_detail_group_block(dense, rows, cols, ld, row_group * SPINFER_GROUP_ROWS,
                                                            group * SPINFER_GROUP_COLS, copy, &block_ld);
-        const uint32_t kept = spinfer_detail_count(block, block_ld), record = spinfer_record_bytes(kept);
+        const uint32_t  kept = spinfer_detail_count(block, block_ld), record = spinfer_record_bytes(kept);
         *nnz += kept;
         *bytes += record;
         if (record > *max_record) *max_record = record;
