@@ -829,7 +829,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* IN A KERNEL OF YOUR OWN the stages are called like this (examples/11_fused_kernel.cu is a whole one). Device code
  * only: nvcc's host pass does not see these functions, so put the body of the kernel into #ifdef __CUDA_ARCH__.
  *
- *     spinfer_ring_init(&ring, stages, barriers, count, stage, member, lane);             // team: barriers and place
+ *     spinfer_ring_init(TEAM, &ring, stages, barriers, count, stage, member, lane);       // team: barriers and place
  *     spinfer_ring_range(TEAM, &ring, &W, strip, k_begin, cols, part, parts, lane);       // team: which records
  *     spinfer_mbarrier_fence();  and a barrier of the team                                // publishes the barriers
  *     spinfer_ring_fetch(TEAM, &ring, 0, count, lane);                                    // member 0: first copies
@@ -842,17 +842,16 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *         spinfer_scan_stage(TEAM, spinfer_ring_wait(TEAM, &ring, lane), &l);             // warp: fills its table
  *         __syncwarp();                                                                   // publishes the table
  *         spinfer_multiply_stage(DTYPE, TEAM, N_FRAGS, sums, x_frags, &l, records, x);    // warp: decode and mma
- *         spinfer_ring_release(TEAM, &ring, id, lane);                                    // team: barrier, next copy
+ *         spinfer_ring_release(TEAM, &ring, lane);                                        // team: barrier, next copy
  *     }
  *     spinfer_sums_store(TEAM, N_FRAGS, sums, to, member, lane);  __syncthreads();        // publishes the sums
  *
  *   TEAM, N_FRAGS    compile-time constants as in SPINFER_DEFINE_SPMM_KERNEL(), and arrays whose sizes are literals:
  *                    spinfer_frag_c sums[4 / TEAM * N_FRAGS], spinfer_frag_b x_frags[N_FRAGS]
- *   a team           TEAM neighbouring warps, `member` 0 .. TEAM - 1; `id` counts the teams of the block from 0. Its
- *                    barrier is __syncwarp() for one warp, otherwise named barrier id + 1. All lanes take part in
- *                    every call.
+ *   a team           TEAM neighbouring warps, `member` 0 .. TEAM - 1. All lanes take part in every call. The member
+ *                    that fetches waits until the others have left a stage, the others wait for nobody.
  *   shared memory    of a team: `count` stages (2 .. 8) of spinfer_stage_bytes(TEAM, W.max_record) at `stages`, a
- *                    multiple of 128, and as many barriers of 8 bytes. Of a warp: a table of 512 bytes, a multiple of
+ *                    multiple of 128, and spinfer_ring_barriers(TEAM) bytes for each of them, a multiple of 8. Of a warp: a table of 512 bytes, a multiple of
  *                    128. Of the block: X, 128 * 8 * N_FRAGS bytes for every 64 columns, a multiple of 1024; and of a
  *                    team SPINFER_SUMS_STRIDE bytes of sums for each token, a multiple of 16.
  *   another range    spinfer_ring_range() and spinfer_ring_fetch() again when a range is done; the ring goes on where
@@ -866,7 +865,11 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
-/* Byte offsets into the dynamic shared memory of a block. The barriers [teams][stages] of the stages come first. */
+/* spinfer_ring_barriers() : bytes of barriers for each stage of a ring: one for copies that have arrived and, if several
+ * warps share the ring, one for warps that have left. */
+SPINFER_HD uint32_t spinfer_ring_barriers(int team) { return team > 1 ? 16 : 8; }
+
+/* Byte offsets into the dynamic shared memory of a block. The barriers [teams] of the rings come first. */
 typedef struct spinfer_smem {
     uint32_t x_full;  /* [x_pieces] barriers: a piece of X has arrived                                     */
     uint32_t x_empty; /* [x_pieces] barriers: all warps have left a piece ..                               */
@@ -894,7 +897,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
     uint32_t       end;
     spinfer_smem   s;
-    s.x_full = 8 * teams * (uint32_t)plan->stages;
+    s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
     s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
     s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
@@ -1235,15 +1238,6 @@ SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int 
     }
 }
 
-/* A barrier of the warps of a team; teams count from 0. */
-SPINFER_DEVICE void spinfer_team_barrier(const int team_warps, uint32_t team)
-{
-    if (team_warps == 1)
-        __syncwarp();
-    else
-        asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 * team_warps) : "memory");
-}
-
 /* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in
  * the ring is the same in all lanes of the team; the offsets are those of the calling lane. */
 typedef struct spinfer_ring {
@@ -1252,7 +1246,7 @@ typedef struct spinfer_ring {
     const void     *data;     /* of W                                                          */
     uint32_t        member;   /* 0 .. team - 1, of the calling warp                            */
     uint32_t        stages;   /* shared address of the first one, a multiple of 128 ..         */
-    uint32_t        barriers; /* .. of the first barrier, [count] of 8 bytes ..                */
+    uint32_t        barriers; /* .. of the first barrier, [count] of 8 bytes (full, and left) .. */
     uint32_t        count;    /* .. and how many                                               */
     uint32_t        stage;    /* bytes of a stage, spinfer_stage_bytes()                       */
     uint32_t        cols;     /* GroupTile columns of the range                                */
@@ -1266,8 +1260,8 @@ typedef struct spinfer_ring {
 
 /* spinfer_ring_init() : an empty ring. Scope: team. Before the first copy a barrier of the team, after
  * spinfer_mbarrier_fence(), publishes the barriers in shared memory. */
-SPINFER_DEVICE void spinfer_ring_init(spinfer_ring *r, uint32_t stages, uint32_t barriers, uint32_t count,
-                                      uint32_t stage, uint32_t member, uint32_t lane)
+SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t stages, uint32_t barriers,
+                                      uint32_t count, uint32_t stage, uint32_t member, uint32_t lane)
 {
     r->member = member;
     r->stages = r->at = stages;
@@ -1275,7 +1269,10 @@ SPINFER_DEVICE void spinfer_ring_init(spinfer_ring *r, uint32_t stages, uint32_t
     r->count = count;
     r->stage = stage;
     r->parity = 0;
-    if (member == 0 && lane < count) spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+    if (member == 0 && lane < count) {
+        spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
+        if (team > 1) spinfer_mbarrier_init(barriers + 8 * (count + lane), 32 * (uint32_t)team);
+    }
 }
 
 /* spinfer_ring_range() : what will pass: of GroupTile columns k_begin .. k_begin + cols - 1 of row `strip` of W those
@@ -1346,10 +1343,13 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
 /* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of
  * the stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier
  * of it. */
-SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t id, uint32_t lane)
+SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;
-    spinfer_team_barrier(team, id); /* all lanes have read stage and table */
+    if (team > 1) spinfer_mbarrier_arrive(r->barrier + 8 * r->count);
+    __syncwarp(); /* all lanes have read table and stage .. */
+    if (team > 1 && r->member == 0 && next < r->cols)
+        spinfer_mbarrier_wait(r->barrier + 8 * r->count, r->parity & 1); /* .. and those of the other warps the stage */
     if (r->member == 0 && next < r->cols)
         spinfer_stream_fetch(team, &r->stream, r->data, r->at, r->barrier, (r->owner + r->count * records) % 32,
                              spinfer_min(r->cols - next, records), lane);
@@ -1431,7 +1431,8 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     uint32_t       x_slot = 0;
     spinfer_ring   ring;
 
-    spinfer_ring_init(&ring, smem + layout.rings + team * stages * layout.stage, smem + 8 * team * stages, stages,
+    spinfer_ring_init(team_warps, &ring, smem + layout.rings + team * stages * layout.stage,
+                      smem + spinfer_ring_barriers(team_warps) * team * stages, stages,
                       layout.stage, block->member, lane);
     spinfer_ring_range(team_warps, &ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
     if (warp == 0 && lane < x_pieces) {
@@ -1467,7 +1468,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
             spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
-            spinfer_ring_release(team_warps, &ring, team, lane);
+            spinfer_ring_release(team_warps, &ring, lane);
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;

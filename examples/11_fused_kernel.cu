@@ -92,7 +92,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 1) norm_multiply_swiglu(con
     uint32_t       strip = blockIdx.x;
     float          factor = 0.0f;
 
-    spinfer_ring_init(&ring, smem + stages, smem + 8 * STAGES * warp, STAGES, at.stage, 0, lane);
+    spinfer_ring_init(1, &ring, smem + stages, smem + 8 * STAGES * warp, STAGES, at.stage, 0, lane);
     spinfer_ring_range(1, &ring, &args.W, strip, 0, cols, warp, WARPS, lane);
     spinfer_mbarrier_fence();
     __syncwarp(); /* the barriers of the warp's ring are ready */
@@ -118,7 +118,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 1) norm_multiply_swiglu(con
             spinfer_scan_stage(1, spinfer_ring_wait(1, &ring, lane), &l);
             __syncwarp(); /* the table is complete */
             spinfer_multiply_stage(SPINFER_FP16, 1, N_FRAGS, sums, x_frags, &l, 1, x);
-            spinfer_ring_release(1, &ring, warp, lane);
+            spinfer_ring_release(1, &ring, lane);
         }
         next.at = ring.at; /* another range, the same place in the ring */
         next.barrier = ring.barrier;
