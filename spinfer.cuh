@@ -1600,7 +1600,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
     float         *partials = args->partials + ((uint64_t)block->id * (splits - 1) * units * 32 + lane) * 4;
 
-    if (stride > (uint32_t)plan->stages * args->layout.stage)
+    if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible */
