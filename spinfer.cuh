@@ -1031,17 +1031,18 @@ SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s
 {
     uint32_t last = s->end; /* the end of the stage, for the owner */
     if (team > 1) last = __shfl_sync(0xffffffffu, last, (int)(owner + count - 1));
+    const uint32_t       line = s->begin / 8, lines = (last + 7) / 8 - line; /* of 128 bytes, for the owner */
+    const unsigned char *from = (const unsigned char *)data + (uint64_t)line * 128;
 #if SPINFER_HAS_BULK_COPY
     if (lane == owner) {
-        const uint32_t begin = s->begin & ~7u, bytes = (16 * (last - begin) + 127) & ~127u;
-        spinfer_mbarrier_arrive_expect(barrier, bytes);
-        spinfer_bulk_copy(stage, (const unsigned char *)data + (uint64_t)begin * 16, bytes, barrier);
+        spinfer_mbarrier_arrive_expect(barrier, 128 * lines);
+        spinfer_bulk_copy(stage, from, 128 * lines, barrier);
     }
 #else
-    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)owner) & ~7u;
-    const uint32_t end = (__shfl_sync(0xffffffffu, last, (int)owner) + 7) & ~7u;
-    for (uint32_t unit = lane; unit < end - begin; unit += 32)
-        spinfer_cp_async_16(stage + 16 * unit, (const unsigned char *)data + 16 * ((uint64_t)begin + unit), 16);
+    const uint32_t first = __shfl_sync(0xffffffffu, line, (int)owner), all = __shfl_sync(0xffffffffu, lines, (int)owner);
+    from = (const unsigned char *)data + (uint64_t)first * 128;
+    for (uint32_t unit = lane; unit < 8 * all; unit += 32)
+        spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
     spinfer_cp_async_arrive(barrier);
 #endif
 }
@@ -1220,7 +1221,7 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
     for (int t = 0; t < 4; t += width) {
         spinfer_frag_a a[4];
         if (scan && t == 0) spinfer_scan_load(team, scan, l);
-        if (scan && t == 2) spinfer_count_before(scan->word, l, scan->before);
+        if (scan && t + width > 2 && t <= 2) spinfer_count_before(scan->word, l, scan->before);
         SPINFER_UNROLL
         for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
             spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
@@ -1285,6 +1286,7 @@ typedef struct spinfer_ring {
     uint32_t        col;      /* first column of the current stage; the range is done if >= cols */
     uint32_t        at;       /* shared address of the current stage ..                        */
     uint32_t        barrier;  /* .. and of its barrier                                         */
+    uint32_t        index;    /* .. 0 .. count - 1                                             */
     uint32_t        owner;    /* lane that keeps the offset of its first record                */
     uint32_t        parity;   /* of the barriers, bit 0                                        */
 } spinfer_ring;
@@ -1299,7 +1301,7 @@ SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t 
     r->barriers = r->barrier = barriers;
     r->count = count;
     r->stage = stage;
-    r->parity = 0;
+    r->index = r->parity = 0;
     if (member == 0 && lane == 0) {
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < count; i++) {
@@ -1402,7 +1404,12 @@ SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32
     r->at += r->stage;
     r->barrier += 8;
     r->col += r->step;
-    if (r->at == r->stages + r->count * r->stage) r->at = r->stages, r->barrier = r->barriers, r->parity ^= 1;
+    if (++r->index == r->count) {
+        r->index = 0;
+        r->at -= r->count * r->stage;
+        r->barrier -= 8 * r->count;
+        r->parity ^= 1;
+    }
 }
 
 /* spinfer_x_lane() : where a lane reads X for spinfer_multiply_stage(), column 0 of a piece at shared address `x`.
