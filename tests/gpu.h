@@ -440,7 +440,7 @@ static inline void set_splits(spinfer_plan *plan, int splits)
     for (;; plan->warps_k--) {
         plan->x_cols = smallest_x_cols(plan);
         if (plan->warps_k == 1) return;
-        if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES).total + 64 <= (uint32_t)device.smem_per_block) return;
+        if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES, 0).total + 64 <= (uint32_t)device.smem_per_block) return;
     }
 }
 
