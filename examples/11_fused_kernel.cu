@@ -28,7 +28,7 @@ SPINFER_DEVICE void sum_squares(const spinfer_spmm_args *args, uint32_t first, f
 {
     const uint32_t units = args->W.cols / 8, step = 32 * PARTS; /* 16 bytes */
     for (uint32_t i = warp; i < PARTS * BATCH; i += warps) {
-        const uint32_t token = spinfer_min(first + i % BATCH, args->n - 1);
+        const uint32_t token = min(first + i % BATCH, args->n - 1);
         const uint4   *x = (const uint4 *)(args->X + token * args->ldx);
         float          sum = 0.0f;
         SPINFER_NO_UNROLL
