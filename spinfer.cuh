@@ -2526,9 +2526,9 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     return SPINFER_OK;
 }
 
-/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory beside own_bytes; 0 if
- * it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs to X. Pieces of
- * about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit. */
+/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
+ * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
+ * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
@@ -2541,7 +2541,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
-        while (plan->x_pieces > 2 && spinfer_smem_layout(plan, W->max_record, own_bytes).total > limit) plan->x_pieces--;
+        while (spinfer_smem_layout(plan, W->max_record, own_bytes).total > limit && plan->x_pieces > 2)
+            plan->x_pieces--;
         if (spinfer_smem_layout(plan, W->max_record, own_bytes).total <= limit) return 1;
     }
     return 0;

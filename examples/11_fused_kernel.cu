@@ -65,14 +65,15 @@ static __global__ void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)
     const spinfer_block block = spinfer_block_init(TEAM, &args, threadIdx, blockIdx, gridDim.x);
     const uint32_t      smem = spinfer_shared_address(spinfer_smem_bytes);
     const uint32_t      lane = spinfer_pin(threadIdx.x, threadIdx.x); /* or 72 registers are one too few */
+    const uint32_t      warp = threadIdx.z * blockDim.y + threadIdx.y, warps = blockDim.y * blockDim.z;
+    float              *squares = (float *)(spinfer_smem_bytes + args.layout.own);
     spinfer_frag_c      sums[4 / TEAM * N_FRAGS];
     spinfer_frag_b      x_frags[N_FRAGS];
     spinfer_ring        ring;
 
     spinfer_block_start(TEAM, &ring, &args, &block, smem, lane);
     if (block.split + 1 == (uint32_t)args.plan.splits) /* the last range of K: only there is an epilogue */
-        sum_squares(&args, block.token, (float *)(spinfer_smem_bytes + args.layout.own),
-                    threadIdx.z * blockDim.y + threadIdx.y, blockDim.y * blockDim.z, lane);
+        sum_squares(&args, block.token, squares, warp, warps, lane);
     spinfer_block_multiply(SPINFER_FP16, TEAM, N_FRAGS, sums, x_frags, &ring, &args, &block, smem, lane);
     spinfer_reduce(SPINFER_FP16, TEAM, N_FRAGS, normalise_swiglu, sums, &args, &block, smem, lane);
 #else

@@ -3,8 +3,8 @@
  *     15_persistent_kernel [rows cols [percent of zeros]]
  *
  * The idea. A block of the library's kernel lives for some strips and one range of K: it brings its part of X, starts
- * its rings, multiplies, adds its sums, and is gone; the next one begins with empty buffers. Here there are only as many
- * blocks as SMs, and a block takes every so many-th strip until none is left:
+ * its rings, multiplies, adds its sums, and is gone; the next one begins with empty buffers. Here there are only as
+ * many blocks as SMs, and a block takes every so many-th strip until none is left:
  *
  *     X         is brought once, all of it, to where the multiply expects it (spinfer_x_place). A kernel that makes X
  *               itself would write it there
