@@ -12,7 +12,8 @@
  *
  *   FUSE IT: the decode is one call inside your own kernel (section 5):
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
- *   or one line stamps the library's kernel around an epilogue of yours (section 9)
+ *   or one line stamps the library's kernel around an epilogue of yours (section 9), or a kernel of yours calls its
+ *   stages (section 8)
  *
  *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the
  *            device half alone.
@@ -833,7 +834,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *
  * 1. Stages of a block: the whole multiply, with work of yours around it. A kernel that takes one argument, const
  * __grid_constant__ spinfer_spmm_args, has __launch_bounds__ as the stamps of section 9 have, and is described by a
- * spinfer_kernel, so that spinfer_kernel_plan() and spinfer_kernel_launch() do the rest (examples/11_fused_kernel.cu):
+ * spinfer_kernel, so that spinfer_kernel_plan() and spinfer_kernel_launch() do the rest; SPINFER_CHECK_KERNEL() says
+ * what cannot work (examples/11_fused_kernel.cu):
  *
  *     block = spinfer_block_init(TEAM, &args, threadIdx, blockIdx, gridDim.x);            // where this block works
  *     spinfer_block_start(TEAM, &ring, &args, &block, smem, lane);                        // W and X are on their way
@@ -841,10 +843,12 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *     spinfer_block_multiply(DTYPE, TEAM, N_FRAGS, sums, x_frags, &ring, &args, &block, smem, lane);
  *     spinfer_reduce(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, &args, &block, smem, lane);    // publishes, then EPILOGUE
  *
+ *   TEAM .. x_frags  as below. All threads of the block take part in every call.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
- *   lane             threadIdx.x. All threads of the block take part in every call.
+ *   lane             threadIdx.x, or spinfer_pin() of it where registers are short
  *   shared memory    own_bytes of yours from spinfer_smem_bytes + args.layout.own on, a multiple of 16, for as long as
- *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue.
+ *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue,
+ *                    which is called only in blocks of the last range of K (block.split + 1 == args.plan.splits).
  *
  * 2. Stages of a ring: parts of the multiply in a kernel with a grid, a loop and a shared memory of its own
  * (examples/15_persistent_kernel.cu):
@@ -1007,6 +1011,8 @@ typedef struct spinfer_block {
     uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
 } spinfer_block;
 
+/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (row group, tokens,
+ * split), as spinfer_kernel_launch() starts them; row_groups is gridDim.x. Scope: warp. */
 SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
                                                 uint3 index, uint32_t row_groups)
 {
@@ -1365,8 +1371,7 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
 }
 
 /* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of
- * the stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier
- * of it. */
+ * the stage that takes its place, and moves on. Scope: team; who fetches waits until all have left the stage. */
 SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;

@@ -81,6 +81,8 @@ static __global__ void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)
 #endif
 }
 
+SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS);
+
 /* What the host knows of it. */
 static const spinfer_kernel fused_info = {(const void *)norm_multiply_swiglu, SPINFER_FP16, BATCH, TEAM, MAX_WARPS,
                                           PARTS *BATCH * sizeof(float)};
@@ -93,7 +95,7 @@ static void launch_fused(spinfer_matrix W, const uint16_t *x, float *Y)
 int main(int argc, char **argv)
 {
     const char *small = getenv("SPINFER_TEST_SMALL");
-    char       *shape[] = {argv[0], (char *)(small ? "1152" : "28672"), (char *)(small ? "512" : "4096"), NULL};
+    char       *shape[] = {argv[0], (char *)(small ? "384" : "28672"), (char *)(small ? "512" : "4096"), NULL};
     uint16_t   *gain;
     double     *exact, *bound, separate, epilogue, fused;
     layer       l;
