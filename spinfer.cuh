@@ -905,7 +905,7 @@ typedef struct spinfer_smem {
     uint32_t tables;  /* [warps] of 512 bytes                                                              */
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
-    uint32_t total;
+    uint32_t total;   /* bytes of all                                                                      */
     uint32_t own;     /* between x_left and rings, a multiple of 16: what the kernel wants for itself      */
 } spinfer_smem;
 
@@ -1509,8 +1509,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
-    const uint32_t warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
-    const uint32_t warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
+    const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
+    const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t x_lane = spinfer_x_lane(smem + layout.x, lane);
     uint32_t       x_slot = 0;

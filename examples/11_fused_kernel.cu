@@ -3,13 +3,13 @@
  *     11_fused_kernel [rows cols [percent of zeros]]
  *
  * The idea. The first half of a transformer's MLP is Y = silu(G z) * (U z) with z = x * gain / rms(x). What follows the
- * sums is an epilogue (lesson 10), but a norm comes before them, and as a kernel of its own it takes microseconds in
- * which no weight moves. It need not come before:
+ * sums is an epilogue (lesson 10), but a norm comes before them, and as a kernel of its own it takes time in which no
+ * weight moves. It need not come before:
  *
  *     gain      is a factor of a column of the weight, and multiplied into it before it is encoded, once for all
  *     1 / rms   is one factor for all of a token, so it can wait for the sums: W (x / r) = (W x) / r
- *     squares   of x are added up in time that is lost anyway. A block asks for its first weights and for X; until they
- *               arrive, some two microseconds, its warps have nothing to do. X is small, it is in the L2 cache
+ *     squares   of x are added up in time that is lost anyway: a block has asked for its first weights and for X, and
+ *               until they arrive its warps have nothing to do. All blocks read the same small x, from the L2 cache
  *
  * So the kernel is the library's (spinfer_spmm_block()) with a line of ours between its stages, a little shared memory
  * of its own for the sums of squares, and an epilogue that divides by the rms. Plan, split of K and launch are the
@@ -50,9 +50,11 @@ SPINFER_DEVICE void normalise_swiglu(const spinfer_dtype dtype, const spinfer_sp
                                      uint32_t token, spinfer_sums sum)
 {
     const float *squares = (const float *)(spinfer_smem_bytes + args->layout.own) + token % BATCH;
-    const float  mean = (squares[0] + squares[BATCH] + squares[2 * BATCH]) / (float)args->W.cols;
-    const float  factor = args->alpha * rsqrtf(mean + EPSILON);
     spinfer_sums value = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    float        all = 0.0f;
+    SPINFER_UNROLL
+    for (int part = 0; part < PARTS; part++) all += squares[part * BATCH];
+    const float factor = args->alpha * rsqrtf(all / (float)args->W.cols + EPSILON);
     SPINFER_UNROLL
     for (int i = 0; i < 2; i++) value.row[i] = spinfer_silu(factor * sum.row[2 * i]) * (factor * sum.row[2 * i + 1]);
     spinfer_store_rows(dtype, 2, args->Y + token * args->ldy + row / 2, spinfer_rows_left(args, row) / 2, value);
@@ -85,7 +87,7 @@ SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS);
 
 /* What the host knows of it. */
 static const spinfer_kernel fused_info = {(const void *)norm_multiply_swiglu, SPINFER_FP16, BATCH, TEAM, MAX_WARPS,
-                                          PARTS *BATCH * sizeof(float)};
+                                          sizeof(float[PARTS][BATCH])};
 
 static void launch_fused(spinfer_matrix W, const uint16_t *x, float *Y)
 {
