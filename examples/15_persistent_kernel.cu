@@ -12,9 +12,9 @@
  *     sums      borrow the stage that is filled last (spinfer_sums_store). While they are added, the other stages
  *               already take in the next strip
  *
- * The library's own kernel is timed beside it. Fewer warps than there fit beside all of X, and every strip ends with a
- * sum of all warps: staying alone makes no kernel faster. It is for what has to stay, such as several layers in one
- * kernel; for work before or behind the sums of one layer, lessons 10 and 11 are shorter.
+ * The library's own kernel is timed beside it. Fewer warps find room beside all of X, and every strip ends with a sum
+ * of all warps, so staying is no gain in itself. It is for what has to stay, such as several layers in one kernel; for
+ * work before or behind the sums of one layer, lessons 10 and 11 are shorter.
  *
  * Introduces: spinfer_ring_init(), _range(), _fetch(), _wait(), _release(), spinfer_scan_stage(),
  * spinfer_multiply_stage(), spinfer_sums_store(), spinfer_x_place(), spinfer_bulk_fence() */
