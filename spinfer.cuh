@@ -845,7 +845,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *
  *   TEAM .. x_frags  as below. All threads of the block take part in every call.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
- *   lane             threadIdx.x, or spinfer_pin() of it where registers are short
+ *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
+ *                    the compiler must know that it is the same in all lanes, or the loop lacks a register.
  *   shared memory    own_bytes of yours from spinfer_smem_bytes + args.layout.own on, a multiple of 16, for as long as
  *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue,
  *                    which is called only in blocks of the last range of K (block.split + 1 == args.plan.splits).
@@ -1120,7 +1121,7 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
-    if (team > 1) l.tile = spinfer_pin(l.tile, lane); /* for teams of one a register is missing */
+    l.tile = spinfer_pin(l.tile, lane);
     l.write = spinfer_pin_if_room(l.write, lane);
     l.read = spinfer_pin_if_room(l.read, lane);
     l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
@@ -1299,9 +1300,12 @@ SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t 
     r->count = count;
     r->stage = stage;
     r->parity = 0;
-    if (member == 0 && lane < count) {
-        spinfer_mbarrier_init(barriers + 8 * lane, SPINFER_HAS_BULK_COPY ? 1 : 32);
-        if (team > 1) spinfer_mbarrier_init(barriers + 8 * (count + lane), 32 * (uint32_t)team);
+    if (member == 0 && lane == 0) {
+        SPINFER_NO_UNROLL
+        for (uint32_t i = 0; i < count; i++) {
+            spinfer_mbarrier_init(barriers + 8 * i, SPINFER_HAS_BULK_COPY ? 1 : 32);
+            if (team > 1) spinfer_mbarrier_init(barriers + 8 * (count + i), 32 * (uint32_t)team);
+        }
     }
 }
 
@@ -1362,7 +1366,7 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
         record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(r->owner + i)) - begin);
         if (i >= spinfer_ring_records(team, r)) record = 0;
     }
-    if (lane - r->owner < records) {
+    if (r->owner % 16 + records == 16 && ((lane ^ r->owner) & 16) == 0) { /* half of the lanes are used up */
         r->stream.offsets += 32 / records * r->step;
         spinfer_stream_load(&r->stream, r->last);
     }
@@ -1471,14 +1475,16 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+    /* The offsets first: they are on their way for most of a microsecond. */
+    spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
     spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
-    spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
-    if (warp == 0 && lane < x_pieces) {
-        spinfer_mbarrier_init(smem + layout.x_full + 8 * lane, 32);
-        spinfer_mbarrier_init(smem + layout.x_empty + 8 * lane, 32 * warps);
-        spinfer_shared_store_u32(smem + layout.x_left + 4 * lane, 0);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = warp; i < x_pieces && lane == 0; i += warps) {
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
+        spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
+        spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
     }
     spinfer_mbarrier_fence();
     __syncthreads(); /* the barriers are ready for all */
@@ -1490,9 +1496,12 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
+    uint32_t x_part = warp;
     SPINFER_NO_UNROLL
-    for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++)
-        spinfer_fetch_x(args, block, smem, i * x_cols, i, (warp + i) % warps, warps, lane);
+    for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++) {
+        x_part = x_part ? x_part - 1 : warps - 1; /* so that not the same warps do all */
+        spinfer_fetch_x(args, block, smem, i * x_cols, i, x_part, warps, lane);
+    }
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
 
@@ -1512,7 +1521,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
-    const uint32_t x_lane = spinfer_x_lane(smem + layout.x, lane);
+    const uint32_t x_lane = spinfer_pin(spinfer_x_lane(smem + layout.x, lane), lane);
     uint32_t       x_slot = 0;
 
     spinfer_sums_clear(team_warps, n_frags, sums);
@@ -1583,7 +1592,7 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
  * so a sum of +0 is sent as -0, which adds the same. No fence, no counter, no barrier: the reader polls the data,
  * adds it, and leaves zeros for the next launch. On an H200 this takes as long as sums that blocks of a cluster send to
  * each other's shared memory, and it knows no limit on blocks. */
-SPINFER_DEVICE void spinfer_global_send_sums(float *address, spinfer_sums v)
+SPINFER_DEVICE void spinfer_global_send_sums(const unsigned char *address, spinfer_sums v)
 {
     uint32_t bits[4];
     SPINFER_UNROLL
@@ -1596,7 +1605,12 @@ SPINFER_DEVICE void spinfer_global_send_sums(float *address, spinfer_sums v)
                  : "memory");
 }
 
-SPINFER_DEVICE spinfer_sums spinfer_global_peek_sums(const float *address)
+SPINFER_DEVICE void spinfer_global_clear_sums(const unsigned char *address)
+{
+    asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %1, %1, %1};" ::"l"(address), "r"(0) : "memory");
+}
+
+SPINFER_DEVICE spinfer_sums spinfer_global_peek_sums(const unsigned char *address)
 {
     spinfer_sums v;
     asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -1612,25 +1626,26 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
            __float_as_uint(v.row[3]);
 }
 
-/* Adds `count` messages, `stride` floats apart, in their order, two at a time. Four at a time was 1 % slower with up
- * to four messages and faster with many (H200). */
-SPINFER_DEVICE void spinfer_global_receive_sums(float *address, uint32_t count, uint64_t stride, spinfer_sums *sum)
+/* Adds `count` messages, `stride` bytes apart, in their order, two at a time. Four at a time, or those of several units
+ * at once, were slower (by 1 to 3 %, H200): the code runs once and costs what it takes to get through it. */
+SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint32_t count, uint32_t stride,
+                                                spinfer_sums *sum)
 {
     SPINFER_NO_UNROLL
     for (uint32_t k = 0; k < count; k += 2) {
-        spinfer_sums v[2];
-        SPINFER_UNROLL
-        for (uint32_t i = 0; i < 2; i++)
-            if (k + i < count) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
-        SPINFER_UNROLL
-        for (uint32_t i = 0; i < 2; i++) {
-            if (k + i >= count) continue;
-            while (!spinfer_sums_arrived(v[i])) v[i] = spinfer_global_peek_sums(address + (k + i) * stride);
-            spinfer_add_sums(sum, v[i]);
-            asm volatile("st.relaxed.gpu.global.v4.b32 [%0], {%1, %1, %1, %1};" ::"l"(address + (k + i) * stride),
-                         "r"(0)
-                         : "memory");
+        const unsigned char *second = from + stride;
+        spinfer_sums         v[2];
+        v[0] = spinfer_global_peek_sums(from);
+        if (k + 1 < count) v[1] = spinfer_global_peek_sums(second);
+        while (!spinfer_sums_arrived(v[0])) v[0] = spinfer_global_peek_sums(from);
+        spinfer_add_sums(sum, v[0]);
+        spinfer_global_clear_sums(from);
+        if (k + 1 < count) {
+            while (!spinfer_sums_arrived(v[1])) v[1] = spinfer_global_peek_sums(second);
+            spinfer_add_sums(sum, v[1]);
+            spinfer_global_clear_sums(second);
         }
+        from = second + stride;
     }
 }
 
@@ -1652,10 +1667,11 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
     const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
+    const unsigned char *partials = (const unsigned char *)args->partials + 16 * lane;
     const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    float         *partials = args->partials + ((uint64_t)block->id * (splits - 1) * units * 32 + lane) * 4;
+    const uint32_t messages = block->id * (splits - 1) * units; /* of blocks before; 512 bytes each */
 
-    if (stride > (uint32_t)plan->stages * args->layout.stage)
+    if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
@@ -1668,9 +1684,9 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 #pragma unroll 2
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
         if (block->split + 1 < splits) {
-            spinfer_global_send_sums(partials + ((uint64_t)block->split * units + u) * 128, sum);
+            spinfer_global_send_sums(partials + (uint64_t)(messages + block->split * units + u) * 512, sum);
         } else {
-            spinfer_global_receive_sums(partials + (uint64_t)u * 128, splits - 1, (uint64_t)units * 128, &before);
+            spinfer_global_receive_sums(partials + (uint64_t)(messages + u) * 512, splits - 1, units * 512, &before);
             spinfer_add_sums(&before, sum);
             const uint32_t first = row + strip * SPINFER_GROUP_ROWS;
             const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
@@ -1943,7 +1959,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
-    SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 2, 4, 28, EPILOGUE);                                                 \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 1, 4, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
     SPINFER_LIST_KERNELS(name)
 
@@ -2703,6 +2719,7 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
            ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
     if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
     *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
+    if (*bytes / 512 > UINT32_MAX) return SPINFER_ERR_PLAN; /* the kernel counts messages in 32 bits */
     return SPINFER_OK;
 }
 

@@ -66,8 +66,8 @@ static __global__ void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)
 #ifdef __CUDA_ARCH__ /* the stages are device code through and through: the host pass does not know them */
     const spinfer_block block = spinfer_block_init(TEAM, &args, threadIdx, blockIdx, gridDim.x);
     const uint32_t      smem = spinfer_shared_address(spinfer_smem_bytes);
-    const uint32_t      lane = spinfer_pin(threadIdx.x, threadIdx.x); /* or 72 registers are one too few */
-    const uint32_t      warp = threadIdx.z * blockDim.y + threadIdx.y, warps = blockDim.y * blockDim.z;
+    const uint32_t      lane = threadIdx.x, warps = blockDim.y * blockDim.z;
+    const uint32_t      warp = block.strip * blockDim.y + block.part * TEAM + block.member; /* the same in all lanes */
     float              *squares = (float *)(spinfer_smem_bytes + args.layout.own);
     spinfer_frag_c      sums[4 / TEAM * N_FRAGS];
     spinfer_frag_b      x_frags[N_FRAGS];

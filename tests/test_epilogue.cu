@@ -216,6 +216,18 @@ SPINFER_DEVICE void own_epilogue(const spinfer_dtype dtype, const spinfer_spmm_a
 }
 SPINFER_DEFINE_SPMM_KERNELS(own_fp16, SPINFER_FP16, own_epilogue);
 
+/* A workspace of zeros for these kernels, which need not be the library's. */
+static void set_workspace(job *j, const spinfer_kernel *list, size_t count, const spinfer_plan *plan)
+{
+    size_t bytes;
+    CHECK_SPINFER(spinfer_kernel_workspace_bytes(list, count, plan, &j->W->device, j->n, &bytes));
+    buffer_free(&j->workspace);
+    if (!bytes) return;
+    j->workspace = buffer_create(bytes, 0, 0);
+    memset(buffer_image(&j->workspace), 0, bytes);
+    buffer_upload(&j->workspace);
+}
+
 static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M, size_t K, size_t n, int splits)
 {
     weights        W = weights_random(M, K, 0.4, SPINFER_FP16, M);
@@ -230,7 +242,7 @@ static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M
     CHECK_SPINFER(spinfer_device_query(&device));
     CHECK_SPINFER(spinfer_kernel_plan(list, count, &W.device, n, &device, &plan));
     if (splits) set_splits(&plan, splits);
-    CHECK_SPINFER(job_set_plan(&j, &plan));
+    set_workspace(&j, list, count, &plan);
     o.ld = M;
     CHECK_CUDA(cudaMalloc((void **)&o.sums, n * M * sizeof *sums));
     CHECK_CUDA(cudaMalloc((void **)&o.calls, n * M * sizeof *calls));
@@ -324,22 +336,15 @@ static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *devi
     job_create(&j, 9);
     for (splits = 0; splits <= 3; splits += 3) {
         spinfer_plan plan;
-        size_t       bytes;
         CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan));
         CHECK(plan.tokens == kernel->tokens && plan.team == kernel->team);
         if (splits) set_splits(&plan, splits);
-        CHECK_SPINFER(spinfer_kernel_workspace_bytes(kernel, 1, &plan, &W.device, n, &bytes));
-        buffer_free(&j.workspace);
-        if (bytes) {
-            j.workspace = buffer_create(bytes, 0, 0);
-            memset(buffer_image(&j.workspace), 0, bytes);
-            buffer_upload(&j.workspace);
-        }
+        set_workspace(&j, kernel, 1, &plan);
         buffer_upload(&j.Y);
         j.plan = &plan;
-        CHECK_SPINFER(spinfer_kernel_launch(kernel, 1, NULL, 0, &plan, j.alpha, &W.device, buffer_payload(&j.X), j.ldx,
-                                            j.beta, buffer_payload(&j.Y), j.ldy, n,
-                                            bytes ? buffer_payload(&j.workspace) : NULL, bytes, NULL));
+        CHECK_SPINFER(spinfer_kernel_launch(
+            kernel, 1, NULL, 0, &plan, j.alpha, &W.device, buffer_payload(&j.X), j.ldx, j.beta, buffer_payload(&j.Y),
+            j.ldy, n, j.workspace.bytes ? buffer_payload(&j.workspace) : NULL, j.workspace.bytes, NULL));
         CHECK_CUDA(cudaDeviceSynchronize());
         job_check(&j);
     }
