@@ -174,10 +174,7 @@ static inline void layer_check_tokens(const layer *l, launch multiply, size_t to
     free(y);
 }
 
-static inline void layer_check(const layer *l, launch multiply, const char *what)
-{
-    layer_check_tokens(l, multiply, TOKENS, what);
-}
+static inline void layer_check(const layer *l, launch f, const char *what) { layer_check_tokens(l, f, TOKENS, what); }
 
 static inline int compare_floats(const void *left, const void *right)
 {
