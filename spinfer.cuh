@@ -888,6 +888,9 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
+/* Bytes of the table of a warp, for the TCTiles of a stage. */
+#define SPINFER_TABLE 512
+
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
@@ -903,7 +906,7 @@ typedef struct spinfer_smem {
     uint32_t rings;   /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;   /* bytes of a stage                                                                  */
     uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
-    uint32_t tables;  /* [warps] of 512 bytes                                                              */
+    uint32_t tables;  /* [warps][1 or 2], SPINFER_TABLE                                                    */
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;   /* bytes of all                                                                      */
@@ -917,12 +920,17 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
     return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
 }
 
+/* With 32 tokens or more a warp has registers and time to scan a stage while it multiplies the one before, into a
+ * second table. */
+SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
+
 /* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record, uint32_t own_bytes)
 {
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
     const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
+    const uint32_t tables = SPINFER_TABLE * (spinfer_scans_early(plan->tokens) ? 2 : 1); /* of a warp */
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
@@ -932,8 +940,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.rings = (s.own + own_bytes + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
-    s.tables = s.rings + teams * ring;
-    s.x = (s.tables + teams * (uint32_t)plan->team * 512 + 1023) / 1024 * 1024;
+    s.tables = (s.rings + teams * ring + tables - 1) / tables * tables;
+    s.x = (s.tables + teams * (uint32_t)plan->team * tables + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
@@ -1152,20 +1160,40 @@ SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lan
 #endif
 }
 
+/* A scan under way: two words of a BitmapTile and where their values begin. */
+typedef struct spinfer_scan {
+    uint32_t record; /* shared address, or 0 */
+    uint32_t table;  /* 0 or SPINFER_TABLE: which table of the warp it fills */
+    uint32_t word[2], before[2], values;
+} spinfer_scan;
+
+/* spinfer_scan_load(), spinfer_scan_store() : the two ends of a scan, with spinfer_count_before() between them. */
+SPINFER_DEVICE void spinfer_scan_load(const int team, spinfer_scan *s, const spinfer_lane *l)
+{
+    s->word[0] = s->word[1] = s->values = 0;
+    if (team == 1 || s->record) {
+        spinfer_shared_u32x2(s->record + SPINFER_RECORD_BITMAPS + 32 * l->tile + 8 * (l->lane % 4), s->word);
+        s->values = s->record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(s->record + 2 * l->tile);
+    }
+}
+SPINFER_DEVICE void spinfer_scan_store(const spinfer_scan *s, const spinfer_lane *l)
+{
+    spinfer_shared_store_u32x2(l->write ^ s->table, s->word[0], s->values + 2 * s->before[0]);
+    spinfer_shared_store_u32x2(l->write ^ s->table ^ 16, s->word[1], s->values + 2 * s->before[1]);
+}
+
 /* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: by columns of 16, in a column
  * its 4 / team row tiles. Lane i handles one BitmapTile: its two words and where their values begin. `record` is the
  * lane's record, i / (32 / team) of the stage, or 0 if the stage is shorter. Scope: warp; a warp barrier publishes the
  * table. */
 SPINFER_DEVICE void spinfer_scan_stage(const int team, uint32_t record, const spinfer_lane *l)
 {
-    uint32_t word[2] = {0, 0}, before[2], values = 0;
-    if (team == 1 || record) {
-        spinfer_shared_u32x2(record + SPINFER_RECORD_BITMAPS + 32 * l->tile + 8 * (l->lane % 4), word);
-        values = record + SPINFER_RECORD_VALUES + 2 * spinfer_shared_u16(record + 2 * l->tile);
-    }
-    spinfer_count_before(word, l, before);
-    spinfer_shared_store_u32x2(l->write, word[0], values + 2 * before[0]);
-    spinfer_shared_store_u32x2(l->write ^ 16, word[1], values + 2 * before[1]);
+    spinfer_scan s;
+    s.record = record;
+    s.table = 0;
+    spinfer_scan_load(team, &s, l);
+    spinfer_count_before(s.word, l, s.before);
+    spinfer_scan_store(&s, l);
 }
 
 /* What a lane has located of the TCTile that it will load next: rows g and g + 8. */
@@ -1211,39 +1239,42 @@ SPINFER_DEVICE uint32_t spinfer_table_entry(uint32_t read, const int t)
  *   next      the first TCTile, already located; on return the one at `behind`
  *   read      where the lane reads the first TCTile in the table
  *   behind    where it reads the TCTile behind this half; after the last one any place in the table
- *   x         where the lane reads X for the first column of 16, spinfer_x_at() */
-SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int tiles, const int n_frags,
+ *   x         where the lane reads X for the first column of 16, spinfer_x_at()
+ *   scan      the scan of another stage, done on the way, or NULL (a compile-time constant) */
+SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int team, const int n_frags,
                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
-                                          spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x)
+                                          spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
+                                          spinfer_scan *const scan)
 {
-    if (n_frags < 8) { /* X stays in registers for all row tiles .. */
+    const int tiles = 4 / team, width = n_frags < 8 ? 1 : tiles; /* row tiles that wait for X: with 64 tokens all, .. */
+    SPINFER_UNROLL
+    for (int t = 0; t < 4; t += width) {
+        spinfer_frag_a a[4];
+        if (scan && t == 0) spinfer_scan_load(team, scan, l);
+        if (scan && t == 2) spinfer_count_before(scan->word, l, scan->before);
         SPINFER_UNROLL
-        for (int t = 0; t < 4; t++) {
-            spinfer_frag_a a;
-            if (t % tiles == 0) {
-                SPINFER_UNROLL
-                for (int f = 0; f < n_frags; f++)
-                    spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
-            }
-            spinfer_decode_located(t < 3 ? spinfer_table_entry(read, t + 1) : behind, l, next, &a);
-            SPINFER_UNROLL
-            for (int f = 0; f < n_frags; f++)
-                spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
-        }
-    } else { /* .. or two row tiles wait for X: for 64 tokens registers are short */
+        for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
+            spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
         SPINFER_UNROLL
-        for (int t = 0; t < 4; t += 2) {
-            spinfer_frag_a a[2];
-            spinfer_decode_located(spinfer_table_entry(read, t + 1), l, next, &a[0]);
-            spinfer_decode_located(t < 2 ? spinfer_table_entry(read, t + 2) : behind, l, next, &a[1]);
+        for (int i = 0; i < width; i++)
+            spinfer_decode_located(t + i < 3 ? spinfer_table_entry(read, t + i + 1) : behind, l, next, &a[i]);
+        SPINFER_UNROLL
+        for (int f = 0; f < n_frags; f++) {
+            const int own = width == 1 ? f : 0;
+            if (width > 1)
+                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[0].r);
             SPINFER_UNROLL
-            for (int f = 0; f < n_frags; f++) {
-                spinfer_shared_u32x2((x ^ (uint32_t)(16 * t)) + (uint32_t)(1024 * f), x_frags[0].r);
-                spinfer_mma_m16n8k16(dtype, &sums[f], &a[0], &x_frags[0]);
-                spinfer_mma_m16n8k16(dtype, &sums[n_frags + f], &a[1], &x_frags[0]);
-            }
+            for (int i = 0; i < width; i++)
+                spinfer_mma_m16n8k16(dtype, &sums[(t % tiles + i) * n_frags + f], &a[i], &x_frags[own]);
         }
     }
+    if (scan) spinfer_scan_store(scan, l);
+}
+
+/* Where a lane reads X for the second half of a stage. */
+SPINFER_DEVICE uint32_t spinfer_x_second_half(const int team, const int n_frags, uint32_t x)
+{
+    return team < 4 ? x ^ (uint32_t)(32 * team) : x + (uint32_t)(1024 * n_frags); /* the next box */
 }
 
 /* spinfer_multiply_stage() : sums += the warp's rows of a stage of `count` records * X. As a loop, which saves
@@ -1256,15 +1287,15 @@ SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int 
     const uint32_t  read = l->read;
     spinfer_locate_tc_tile(read, l, &next);
     if (team == 1 && n_frags == 2) {
-        spinfer_multiply_half(dtype, 4, n_frags, sums, x_frags, l, &next, read, read + 256, x);
-        spinfer_multiply_half(dtype, 4, n_frags, sums, x_frags, l, &next, read + 256, read, x ^ 32);
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, read + 256, x, NULL);
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256, read, x ^ 32, NULL);
     } else {
         SPINFER_NO_UNROLL
         for (uint32_t half = 0; half < 2; half++) {
             if (team > 1 && half * (uint32_t)team >= 2 * count) break;
-            spinfer_multiply_half(dtype, 4 / team, n_frags, sums, x_frags, l, &next, read + 256 * half,
-                                  read + 256 - 256 * half, x);
-            x = team < 4 ? x ^ (uint32_t)(32 * team) : x + (uint32_t)(1024 * n_frags); /* the next box */
+            spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256 * half,
+                                  read + 256 - 256 * half, x, NULL);
+            x = spinfer_x_second_half(team, n_frags, x);
         }
     }
 }
@@ -1355,23 +1386,34 @@ SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring 
     return spinfer_min(r->cols - r->col, (uint32_t)team);
 }
 
-/* spinfer_ring_wait() : until the current stage is complete. Returns what spinfer_scan_stage() takes: the shared
- * address of the record that the lane scans, or 0. Scope: team; col < cols. */
-SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint32_t lane)
+/* The stage that comes `ahead` (0 or 1) stages after the current one; 0 if there is none. */
+SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r, const uint32_t ahead, uint32_t lane)
 {
-    const uint32_t records = (uint32_t)team, begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)r->owner);
-    uint32_t       record = r->at + 16 * (begin % 8);
+    const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step;
+    const uint32_t owner = (r->owner + ahead * records) % 32, begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
+    const uint32_t at = ahead ? spinfer_ring_stage(r, 1) : r->at;
+    uint32_t       record = at + 16 * (begin % 8);
     if (team > 1) {
         const uint32_t i = lane / (32 / records);
-        record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(r->owner + i)) - begin);
-        if (i >= spinfer_ring_records(team, r)) record = 0;
+        record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(owner + i)) - begin);
+        if (col + i >= r->cols) record = 0;
     }
-    if (r->owner % 16 + records == 16 && ((lane ^ r->owner) & 16) == 0) { /* half of the lanes are used up */
+    if (owner % 16 + records == 16 && ((lane ^ owner) & 16) == 0) { /* half of the lanes are used up */
         r->stream.offsets += 32 / records * r->step;
         spinfer_stream_load(&r->stream, r->last);
     }
-    spinfer_mbarrier_wait(r->barrier, r->parity & 1);
+    if (ahead == 0)
+        spinfer_mbarrier_wait(r->barrier, r->parity & 1);
+    else if (col < r->cols)
+        spinfer_mbarrier_wait(at > r->at ? r->barrier + 8 : r->barriers, (r->parity ^ (at < r->at)) & 1);
     return record;
+}
+
+/* spinfer_ring_wait() : until the current stage is complete. Returns what spinfer_scan_stage() takes: the shared
+ * address of the record that the lane scans, or 0. Once for each stage. Scope: team; col < cols. */
+SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint32_t lane)
+{
+    return spinfer_ring_wait_ahead(team, r, 0, lane);
 }
 
 /* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of
@@ -1402,6 +1444,25 @@ SPINFER_DEVICE uint32_t spinfer_x_lane(uint32_t x, uint32_t lane)
 SPINFER_DEVICE uint32_t spinfer_x_at(const int team, const int n_frags, uint32_t x_lane, uint32_t col)
 {
     return (x_lane + col / 2 * (uint32_t)(1024 * n_frags)) ^ (team == 1 ? col % 2 * 64 : 0);
+}
+
+/* spinfer_multiply_and_scan() : spinfer_multiply_stage() for table `*table` of the warp; meanwhile the next stage, if
+ * there is one, is scanned into the other table, which becomes `*table`. A warp barrier publishes it. */
+SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const int team, const int n_frags,
+                                              spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
+                                              uint32_t count, uint32_t x, spinfer_ring *ring, uint32_t *table)
+{
+    const uint32_t  read = l->read ^ *table;
+    spinfer_located next;
+    spinfer_scan    scan;
+    spinfer_locate_tc_tile(read, l, &next);
+    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, read + 256, x, NULL);
+    *table ^= SPINFER_TABLE;
+    if (team > 1 && (uint32_t)team >= 2 * count) return; /* the last stage, and it is short */
+    scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
+    scan.table = *table;
+    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256, read,
+                          spinfer_x_second_half(team, n_frags, x), &scan);
 }
 
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
@@ -1525,7 +1586,12 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     uint32_t       x_slot = 0;
 
     spinfer_sums_clear(team_warps, n_frags, sums);
-    const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + 512 * warp, block->member, lane);
+    const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
+    const spinfer_lane l = spinfer_lane_init(
+        team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp, block->member, lane);
+    uint32_t table = 0;
+    if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
+    if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
@@ -1535,9 +1601,13 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         while (ring->col < end) {
             const uint32_t x = spinfer_x_at(team_warps, n_frags, x_piece, ring->col - piece);
             const uint32_t count = spinfer_ring_records(team_warps, ring);
-            spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
-            __syncwarp(); /* the table is complete */
-            spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
+            if (early) {
+                spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring, &table);
+            } else {
+                spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
+                __syncwarp(); /* the table is complete */
+                spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
+            }
             spinfer_ring_release(team_warps, ring, lane);
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */

@@ -33,7 +33,7 @@ SPINFER_HD memory memory_layout(const spinfer_matrix *W, uint32_t warps)
     memory         m;
     m.places = STAGES * warps * spinfer_ring_barriers(1); /* the barriers come first */
     m.tables = (m.places + 4 * warps + 127) / 128 * 128;
-    m.rings = m.tables + 512 * warps;
+    m.rings = m.tables + SPINFER_TABLE * warps;
     m.stage = stage > sums ? stage : sums;
     m.x = (m.rings + STAGES * warps * m.stage + 1023) / 1024 * 1024;
     m.total = m.x + 2 * BATCH * W->cols;
@@ -87,7 +87,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 1) multiply(spinfer_matrix 
     place_x(spinfer_smem_bytes + at.x, X, W.cols, 32 * warp + lane, 32 * warps);
     __syncthreads(); /* X is complete */
 
-    const spinfer_lane l = spinfer_lane_init(1, smem + at.tables + 512 * warp, 0, lane);
+    const spinfer_lane l = spinfer_lane_init(1, smem + at.tables + SPINFER_TABLE * warp, 0, lane);
     for (; strip < strips; strip += gridDim.x) {
         const int more = strip + gridDim.x < strips;
         next = ring;
