@@ -12,7 +12,8 @@
  *
  *   FUSE IT: the decode is one call inside your own kernel (section 5):
  *       values += spinfer_decode_tc_tile(&a, bitmaps, values, lane);      // one mma.m16n8k16 A operand
- *   or one line stamps the library's kernel around an epilogue of yours (section 9)
+ *   or one line stamps the library's kernel around an epilogue of yours (section 9), or a kernel of yours calls its
+ *   stages (section 8)
  *
  *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the
  *            device half alone.
@@ -131,13 +132,15 @@ typedef struct spinfer_plan {
 } spinfer_plan;
 
 /* spinfer_kernel : a multiply kernel as the host sees it. The stamps of section 9 fill it: one of them for a kernel, an
- * array for a set of kernels that differ in the number of tokens. */
+ * array for a set of kernels that differ in the number of tokens. Fill it yourself for a kernel of your own that takes
+ * a spinfer_spmm_args and calls the stages of a block (section 8). */
 typedef struct spinfer_kernel {
     const void *function;  /* what the CUDA runtime knows it by                                   */
     uint32_t    dtype;     /* spinfer_dtype of W, X and Y                                         */
     int         tokens;    /* columns of Y of a block                                             */
     int         team;      /* warps that share a buffer                                           */
     int         max_warps; /* of a block                                                          */
+    uint32_t    own_bytes; /* shared memory that a block wants for itself, at args.layout.own     */
 } spinfer_kernel;
 
 /* spinfer_fused : what the epilogues of this library take besides alpha and beta, by value. All in device memory. */
@@ -826,8 +829,30 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K. */
 
-/* IN A KERNEL OF YOUR OWN the stages are called like this (examples/11_fused_kernel.cu is a whole one). Device code
- * only: nvcc's host pass does not see these functions, so put the body of the kernel into #ifdef __CUDA_ARCH__.
+/* IN A KERNEL OF YOUR OWN the stages are called in one of two ways. Device code only: nvcc's host pass does not see
+ * these functions, so put the body of the kernel into #ifdef __CUDA_ARCH__.
+ *
+ * 1. Stages of a block: the whole multiply, with work of yours around it. A kernel that takes one argument, const
+ * __grid_constant__ spinfer_spmm_args, has __launch_bounds__ as the stamps of section 9 have, and is described by a
+ * spinfer_kernel, so that spinfer_kernel_plan() and spinfer_kernel_launch() do the rest; SPINFER_CHECK_KERNEL() says
+ * what cannot work (examples/11_fused_kernel.cu):
+ *
+ *     block = spinfer_block_init(TEAM, &args, threadIdx, blockIdx, gridDim.x);            // where this block works
+ *     spinfer_block_start(TEAM, &ring, &args, &block, smem, lane);                        // W and X are on their way
+ *     ..                                                                                  // yours, while they are
+ *     spinfer_block_multiply(DTYPE, TEAM, N_FRAGS, sums, x_frags, &ring, &args, &block, smem, lane);
+ *     spinfer_reduce(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, &args, &block, smem, lane);    // publishes, then EPILOGUE
+ *
+ *   TEAM .. x_frags  as below. All threads of the block take part in every call.
+ *   smem             spinfer_shared_address(spinfer_smem_bytes)
+ *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
+ *                    the compiler must know that it is the same in all lanes, or the loop lacks a register.
+ *   shared memory    own_bytes of yours from spinfer_smem_bytes + args.layout.own on, a multiple of 16, for as long as
+ *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue,
+ *                    which is called only in blocks of the last range of K (block.split + 1 == args.plan.splits).
+ *
+ * 2. Stages of a ring: parts of the multiply in a kernel with a grid, a loop and a shared memory of its own
+ * (examples/15_persistent_kernel.cu):
  *
  *     spinfer_ring_init(TEAM, &ring, stages, barriers, count, stage, member, lane);       // team: barriers and place
  *     spinfer_ring_range(TEAM, &ring, &W, strip, k_begin, cols, part, parts, lane);       // team: which records
@@ -851,9 +876,10 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *   a team           TEAM neighbouring warps, `member` 0 .. TEAM - 1. All lanes take part in every call. The member
  *                    that fetches waits until the others have left a stage, the others wait for nobody.
  *   shared memory    of a team: `count` stages (2 .. 8) of spinfer_stage_bytes(TEAM, W.max_record) at `stages`, a
- *                    multiple of 128, and spinfer_ring_barriers(TEAM) bytes for each of them, a multiple of 8. Of a warp: a table of 512 bytes, a multiple of
- *                    128. Of the block: X, 128 * 8 * N_FRAGS bytes for every 64 columns, a multiple of 1024; and of a
- *                    team SPINFER_SUMS_STRIDE bytes of sums for each token, a multiple of 16.
+ *                    multiple of 128, and spinfer_ring_barriers(TEAM) bytes for each of them, a multiple of 8. Of a
+ *                    warp: a table of 512 bytes, a multiple of 128. Of the block: X, 128 * 8 * N_FRAGS bytes for every
+ *                    64 columns, a multiple of 1024; and of a team SPINFER_SUMS_STRIDE bytes of sums for each token, a
+ *                    multiple of 16.
  *   another range    spinfer_ring_range() and spinfer_ring_fetch() again when a range is done; the ring goes on where
  *                    it is. Whoever writes into a stage in between calls spinfer_bulk_fence(), and a barrier before
  *                    the fetch.
@@ -868,8 +894,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
-/* spinfer_ring_barriers() : bytes of barriers for each stage of a ring: one for copies that have arrived and, if several
- * warps share the ring, one for warps that have left. */
+/* spinfer_ring_barriers() : bytes of barriers for each stage of a ring: one for copies that have arrived and, if
+ * several warps share the ring, one for warps that have left. */
 SPINFER_HD uint32_t spinfer_ring_barriers(int team) { return team > 1 ? 16 : 8; }
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [teams] of the rings come first. */
@@ -883,7 +909,8 @@ typedef struct spinfer_smem {
     uint32_t tables;  /* [warps][1 or 2], SPINFER_TABLE                                                    */
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
-    uint32_t total;
+    uint32_t total;   /* bytes of all                                                                      */
+    uint32_t own;     /* between x_left and rings, a multiple of 16: what the kernel wants for itself      */
 } spinfer_smem;
 
 /* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the
@@ -897,7 +924,8 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
  * second table. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
-SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record)
+/* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
+SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record, uint32_t own_bytes)
 {
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
@@ -908,7 +936,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
     s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
-    s.rings = (s.x_left + 4 * (uint32_t)plan->x_pieces + 127) / 128 * 128;
+    s.own = (s.x_left + 4 * (uint32_t)plan->x_pieces + 15) / 16 * 16;
+    s.rings = (s.own + own_bytes + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
     s.tables = (s.rings + teams * ring + tables - 1) / tables * tables;
@@ -991,6 +1020,8 @@ typedef struct spinfer_block {
     uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
 } spinfer_block;
 
+/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (row group, tokens,
+ * split), as spinfer_kernel_launch() starts them; row_groups is gridDim.x. Scope: warp. */
 SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
                                                 uint3 index, uint32_t row_groups)
 {
@@ -1388,8 +1419,7 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
 }
 
 /* spinfer_ring_release() : the current stage may be overwritten, and so may the tables of the team; starts the copy of
- * the stage that takes its place, and moves on. `id`: number of the team in the block. Scope: team, with a barrier
- * of it. */
+ * the stage that takes its place, and moves on. Scope: team; who fetches waits until all have left the stage. */
 SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;
@@ -1486,10 +1516,21 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
         spinfer_mbarrier_arrive(full);
 }
 
-/* spinfer_compute_warp() : all records of one team, and of them the rows of one warp. */
-SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                         spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
-                                         const spinfer_block *block, uint32_t smem, uint32_t lane)
+/* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
+SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfer_frag_c *sums)
+{
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 / team * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
+}
+
+/* spinfer_block_start() : makes the barriers of a block and starts its first copies of W and X.
+ *
+ *   ring     out   of the calling warp's team, for spinfer_block_multiply()
+ *   lane           lane of the calling thread, here and in spinfer_block_multiply()
+ *   Scope    block, with a __syncthreads(). Nothing is waited for but, with a dependent launch, the kernel before:
+ *            behind this call all that it wrote may be read. */
+SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring, const spinfer_spmm_args *args,
+                                        const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
@@ -1498,13 +1539,13 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
-    const uint32_t x_lane = spinfer_pin(spinfer_x_lane(smem + layout.x, lane), lane);
-    uint32_t       x_slot = 0;
-    spinfer_ring   ring;
 
+#if SPINFER_HAS_DEPENDENT
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
     /* The offsets first: they are on their way for most of a microsecond. */
-    spinfer_ring_range(team_warps, &ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
-    spinfer_ring_init(team_warps, &ring, smem + layout.rings + team * stages * layout.stage,
+    spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
+    spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
     SPINFER_NO_UNROLL
@@ -1519,7 +1560,7 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
     /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, warp, warps, lane);
-    spinfer_ring_fetch(team_warps, &ring, 0, 1, lane);
+    spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
@@ -1529,31 +1570,52 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
         x_part = x_part ? x_part - 1 : warps - 1; /* so that not the same warps do all */
         spinfer_fetch_x(args, block, smem, i * x_cols, i, x_part, warps, lane);
     }
-    spinfer_ring_fetch(team_warps, &ring, 1, stages, lane);
+    spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
+}
 
+/* spinfer_block_multiply() : all records of one team, and of them the rows of one warp, times X.
+ *
+ *   sums     out       of the calling warp, [4 / team_warps * n_frags]; spinfer_reduce() adds them to the others'
+ *   x_frags            [n_frags], scratch
+ *   ring     in/out    what spinfer_block_start() left
+ *   Scope    block, without a barrier of it */
+SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, spinfer_ring *ring,
+                                           const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                           uint32_t lane)
+{
+    const spinfer_plan *plan = &args->plan;
+    const spinfer_smem  layout = args->layout;
+    const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
+    const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
+    const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t x_lane = spinfer_pin(spinfer_x_lane(smem + layout.x, lane), lane);
+    uint32_t       x_slot = 0;
+
+    spinfer_sums_clear(team_warps, n_frags, sums);
     const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
     const spinfer_lane l = spinfer_lane_init(
         team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp, block->member, lane);
     uint32_t table = 0;
-    if (early && ring.col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
+    if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         const uint32_t x_piece = x_lane + x_slot * layout.x_piece;
-        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring.parity >> 1); /* bit 1: the parity of X */
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring->parity >> 1); /* bit 1: the parity of X */
         SPINFER_NO_UNROLL
-        while (ring.col < end) {
-            const uint32_t x = spinfer_x_at(team_warps, n_frags, x_piece, ring.col - piece);
-            const uint32_t count = spinfer_ring_records(team_warps, &ring);
+        while (ring->col < end) {
+            const uint32_t x = spinfer_x_at(team_warps, n_frags, x_piece, ring->col - piece);
+            const uint32_t count = spinfer_ring_records(team_warps, ring);
             if (early) {
-                spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring, &table);
+                spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring, &table);
             } else {
-                spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
+                spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
                 __syncwarp(); /* the table is complete */
                 spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
             }
-            spinfer_ring_release(team_warps, &ring, lane);
+            spinfer_ring_release(team_warps, ring, lane);
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
@@ -1562,19 +1624,12 @@ SPINFER_DEVICE void spinfer_compute_warp(const spinfer_dtype dtype, const int te
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
                 /* complete already: it orders the reads of the others before the copy */
-                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, ring.parity >> 1);
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, ring->parity >> 1);
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
             }
         }
-        if (++x_slot == x_pieces) x_slot = 0, ring.parity ^= 2;
+        if (++x_slot == x_pieces) x_slot = 0, ring->parity ^= 2;
     }
-}
-
-/* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
-SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfer_frag_c *sums)
-{
-    SPINFER_UNROLL
-    for (int f = 0; f < 4 / team * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
 }
 
 /* spinfer_sums_store() : the sums of a warp to those of its team at shared address `to`: for each of 8 * n_frags tokens
@@ -1675,7 +1730,8 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
  * the epilogue. Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u /
  * (tokens / 2), tokens 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others
  * send. It waits only for blocks that come before it in the grid: the hardware starts them in that order, CUDA does
- * not promise it. */
+ * not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the kernel has
+ * written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -1695,7 +1751,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
-    __syncthreads(); /* the sums of all warps are visible */
+    __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
     SPINFER_NO_UNROLL
     for (uint32_t u = warp; u < units; u += warps) {
         const uint32_t strip = u / pairs, pair = u % pairs, token = block->token + 2 * pair;
@@ -1731,11 +1787,9 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     const spinfer_block block = spinfer_block_init(team_warps, args, thread, index, row_groups);
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
     const uint32_t      lane = spinfer_pin(thread.x, thread.x);
-#if SPINFER_HAS_DEPENDENT
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-    spinfer_sums_clear(team_warps, n_frags, sums);
-    spinfer_compute_warp(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
+    spinfer_ring        ring;
+    spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
+    spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
     spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, thread.x); /* read anew */
 #endif
 }
@@ -1764,7 +1818,8 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
  *                rows of one token, lanes 16..31 of the next token; lanes without a row or token are not there, so use
  *                no shuffle and no barrier without asking who is.
  *   Order        64-bit arithmetic for addresses: token * args->ldy is 64-bit because ldy is
- *   Memory       no __shared__ arrays: the kernel's own must start where shared memory starts */
+ *   Memory       no __shared__ arrays, neither here nor in a kernel of your own: the dynamic part must start where
+ *                shared memory starts. Own memory is own_bytes of a spinfer_kernel (section 8). */
 
 #ifdef __CUDACC__
 
@@ -1951,7 +2006,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #define SPINFER_LIST_KERNELS(name) static_assert(1, "for the host")
 #else
 #define SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                 \
-    static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM, MAX_WARPS}
+    static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM, MAX_WARPS, 0}
 #define SPINFER_LIST_KERNELS(name)                                                                                     \
     static const spinfer_kernel name[4] = {name##_n8_info, name##_n16_info, name##_n32_info, name##_n64_info}
 #endif
@@ -2569,22 +2624,24 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     return SPINFER_OK;
 }
 
-/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory; 0 if it cannot. Of
- * two and three stages, two were the best or close to it (H200): what is left belongs to X. Pieces of about 32 columns
- * are up to 5 % better than pieces of 16, even if only two of them fit. */
-static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t limit)
+/* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
+ * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
+ * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit. */
+static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
     const int step = plan->warps_k * plan->team;
     int       per_piece;
+    if (own_bytes > limit) return 0;
     plan->stages = 2;
     for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece /= 2) {
         plan->x_cols = per_piece * step;
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
-        while (plan->x_pieces > 2 && spinfer_smem_layout(plan, W->max_record).total > limit) plan->x_pieces--;
-        if (spinfer_smem_layout(plan, W->max_record).total <= limit) return 1;
+        while (spinfer_smem_layout(plan, W->max_record, own_bytes).total > limit && plan->x_pieces > 2)
+            plan->x_pieces--;
+        if (spinfer_smem_layout(plan, W->max_record, own_bytes).total <= limit) return 1;
     }
     return 0;
 }
@@ -2702,7 +2759,7 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
                     const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
                     double    us;
                     if (p.strips * p.warps_k * p.team * blocks_per_sm > max_warps ||
-                        !spinfer_detail_fit(&p, W, limit > 0 ? (uint32_t)limit : 0) ||
+                        !spinfer_detail_fit(&p, W, kernel->own_bytes, limit > 0 ? (uint32_t)limit : 0) ||
                         spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
@@ -2805,7 +2862,8 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     if (needed && (uintptr_t)workspace % 16) return SPINFER_ERR_ALIGNMENT;
     if (workspace_bytes < needed) return SPINFER_ERR_CAPACITY;
 
-    args.layout = spinfer_smem_layout(&args.plan, W->max_record);
+    if (kernel->own_bytes > (uint32_t)device.smem_per_block) return SPINFER_ERR_SMEM;
+    args.layout = spinfer_smem_layout(&args.plan, W->max_record, kernel->own_bytes);
     config.dynamicSmemBytes = args.layout.total;
     if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
     if (device.compute < 80) return SPINFER_ERR_ARCH;

@@ -151,16 +151,17 @@ static inline void layer_free(layer *l)
     free_matrix(&l->host);
 }
 
-/* Multiplies once and exits with 1 unless every result, rounded to fp16, is that of spinfer_spmm_host(). */
-static inline void layer_check(const layer *l, launch multiply, const char *what)
+/* Multiplies once and exits with 1 unless every result of the first tokens, rounded to fp16, is that of
+ * spinfer_spmm_host(). */
+static inline void layer_check_tokens(const layer *l, launch multiply, size_t tokens, const char *what)
 {
-    const size_t rows = l->host.rows, bytes = TOKENS * rows * sizeof(float);
+    const size_t rows = l->host.rows, bytes = tokens * rows * sizeof(float);
     float       *y = (float *)allocate(bytes);
     CHECK_CUDA(cudaMemset(l->Y, 0xff, bytes)); /* NaN: a result that nobody writes is found */
     multiply(l->copies[0], l->X, l->Y);
     CHECK_CUDA(cudaGetLastError());
     CHECK_CUDA(cudaMemcpy(y, l->Y, bytes, cudaMemcpyDeviceToHost));
-    for (size_t i = 0; i < TOKENS * rows; i++) {
+    for (size_t i = 0; i < tokens * rows; i++) {
         const float is = spinfer_to_float(spinfer_from_float(y[i], SPINFER_FP16), SPINFER_FP16);
         const float should_be = spinfer_to_float(l->expected[i], SPINFER_FP16);
         if (is != should_be) {
@@ -169,9 +170,11 @@ static inline void layer_check(const layer *l, launch multiply, const char *what
             exit(1);
         }
     }
-    printf("%s: %zu results, all exact\n", what, TOKENS * rows);
+    printf("%s: %zu results, all exact\n", what, tokens * rows);
     free(y);
 }
+
+static inline void layer_check(const layer *l, launch f, const char *what) { layer_check_tokens(l, f, TOKENS, what); }
 
 static inline int compare_floats(const void *left, const void *right)
 {

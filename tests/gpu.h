@@ -433,14 +433,17 @@ static inline int smallest_x_cols(const spinfer_plan *plan)
  * these take more room than the pieces of the library's plan did, warps go. */
 static inline void set_splits(spinfer_plan *plan, int splits)
 {
+    const uint32_t own_bytes = 1024; /* more than any kernel here has */
     spinfer_device device;
+    uint32_t       room;
     CHECK_SPINFER(spinfer_device_query(&device));
+    room = (uint32_t)device.smem_per_block - 64;
     plan->splits = splits;
     plan->x_pieces = 2;
     for (;; plan->warps_k--) {
         plan->x_cols = smallest_x_cols(plan);
         if (plan->warps_k == 1) return;
-        if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES).total + 64 <= (uint32_t)device.smem_per_block) return;
+        if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES, own_bytes).total <= room) return;
     }
 }
 

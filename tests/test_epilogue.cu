@@ -1,5 +1,5 @@
 /* Risk: an epilogue that stores the wrong thing, misses a sum or gets it twice, or reads the argument of another; a
- * kernel of one's own shape that is wrong.
+ * kernel of one's own shape that is wrong, or one whose own shared memory something else overwrites.
  *
  * Integers: bias and residual are compared with ==. GELU, SiLU and SwiGLU are compared with double precision, within
  * the error that the header states for them and one rounding to 16 bits. */
@@ -164,8 +164,7 @@ static void test_shape(const spinfer_device *device, size_t M, size_t K, size_t 
     fill(&r.bias, 6, r.dtype, seed + 3);
 
     CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16], 4, &r.W.device, n, device, &plan));
-    if (random_bits(seed, 7) & 1)
-        set_splits(&plan, 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K)));
+    if (random_bits(seed, 7) & 1) set_splits(&plan, 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K)));
     CHECK_SPINFER(
         spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], 4, &plan, &r.W.device, n, &bytes));
     if (bytes) {
@@ -217,7 +216,19 @@ SPINFER_DEVICE void own_epilogue(const spinfer_dtype dtype, const spinfer_spmm_a
 }
 SPINFER_DEFINE_SPMM_KERNELS(own_fp16, SPINFER_FP16, own_epilogue);
 
-static void test_own_epilogue(size_t M, size_t K, size_t n, int splits)
+/* A workspace of zeros for these kernels, which need not be the library's. */
+static void set_workspace(job *j, const spinfer_kernel *list, size_t count, const spinfer_plan *plan)
+{
+    size_t bytes;
+    CHECK_SPINFER(spinfer_kernel_workspace_bytes(list, count, plan, &j->W->device, j->n, &bytes));
+    buffer_free(&j->workspace);
+    if (!bytes) return;
+    j->workspace = buffer_create(bytes, 0, 0);
+    memset(buffer_image(&j->workspace), 0, bytes);
+    buffer_upload(&j->workspace);
+}
+
+static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M, size_t K, size_t n, int splits)
 {
     weights        W = weights_random(M, K, 0.4, SPINFER_FP16, M);
     job            j = job_default(&W, n);
@@ -229,16 +240,16 @@ static void test_own_epilogue(size_t M, size_t K, size_t n, int splits)
     size_t         i;
     job_create(&j, 5);
     CHECK_SPINFER(spinfer_device_query(&device));
-    plan = plan_for(&W.device, n, &device);
+    CHECK_SPINFER(spinfer_kernel_plan(list, count, &W.device, n, &device, &plan));
     if (splits) set_splits(&plan, splits);
-    CHECK_SPINFER(job_set_plan(&j, &plan));
+    set_workspace(&j, list, count, &plan);
     o.ld = M;
     CHECK_CUDA(cudaMalloc((void **)&o.sums, n * M * sizeof *sums));
     CHECK_CUDA(cudaMalloc((void **)&o.calls, n * M * sizeof *calls));
     CHECK_CUDA(cudaMemset(o.sums, 0xff, n * M * sizeof *sums));
     CHECK_CUDA(cudaMemset(o.calls, 0, n * M * sizeof *calls));
     CHECK_SPINFER(spinfer_kernel_launch(
-        own_fp16, 4, &o, sizeof o, &plan, 1.0f, &W.device, buffer_payload(&j.X), j.ldx, 0.0f, buffer_payload(&j.Y),
+        list, count, &o, sizeof o, &plan, 1.0f, &W.device, buffer_payload(&j.X), j.ldx, 0.0f, buffer_payload(&j.Y),
         j.ldy, n, j.workspace.bytes ? buffer_payload(&j.workspace) : NULL, j.workspace.bytes, NULL));
     CHECK_CUDA(cudaMemcpy(sums, o.sums, n * M * sizeof *sums, cudaMemcpyDeviceToHost));
     CHECK_CUDA(cudaMemcpy(calls, o.calls, n * M * sizeof *calls, cudaMemcpyDeviceToHost));
@@ -254,6 +265,53 @@ static void test_own_epilogue(size_t M, size_t K, size_t n, int splits)
     job_free(&j);
     weights_free(&W);
 }
+
+/* ---- A kernel of one's own around the stages of a block, with shared memory of its own --------- */
+
+enum { OWN_FLOATS = 67 }; /* no multiple of 16 bytes: what comes behind begins close to the end */
+
+/* Adds 0 if own memory is as the kernel has left it. */
+SPINFER_DEVICE void own_memory_epilogue(const spinfer_dtype dtype, const spinfer_spmm_args *args, uint32_t row,
+                                        uint32_t token, spinfer_sums sum)
+{
+    const float *memory = (const float *)(spinfer_smem_bytes + args->layout.own);
+    SPINFER_UNROLL
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t at = (row + i + token) % OWN_FLOATS;
+        sum.row[i] += memory[at] - (float)(at + blockIdx.x);
+    }
+    own_epilogue(dtype, args, row, token, sum);
+}
+
+SPINFER_DEVICE void own_memory_block(const int team, const int n_frags, spinfer_frag_c *sums, spinfer_frag_b *x_frags,
+                                     const spinfer_spmm_args *args)
+{
+#ifdef __CUDA_ARCH__
+    const spinfer_block block = spinfer_block_init(team, args, threadIdx, blockIdx, gridDim.x);
+    const uint32_t      smem = spinfer_shared_address(spinfer_smem_bytes), lane = threadIdx.x;
+    const uint32_t      warp = threadIdx.z * blockDim.y + threadIdx.y;
+    float              *memory = (float *)(spinfer_smem_bytes + args->layout.own);
+    spinfer_ring        ring;
+    for (uint32_t i = lane; warp == 0 && i < OWN_FLOATS / 2; i += 32) memory[i] = (float)(i + block.row_group);
+    spinfer_block_start(team, &ring, args, &block, smem, lane);
+    for (uint32_t i = OWN_FLOATS / 2 + lane; warp == 0 && i < OWN_FLOATS; i += 32)
+        memory[i] = (float)(i + block.row_group); /* some of it before the copies, some while they run */
+    spinfer_block_multiply(SPINFER_FP16, team, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
+    spinfer_reduce(SPINFER_FP16, team, n_frags, own_memory_epilogue, sums, args, &block, smem, lane);
+#endif
+}
+
+#define DEFINE_OWN_MEMORY_KERNEL(name, TEAM, N_FRAGS)                                                                  \
+    static __global__ void __launch_bounds__(32 * 16, 1) name(const __grid_constant__ spinfer_spmm_args args)          \
+    {                                                                                                                  \
+        spinfer_frag_c sums[4 / (TEAM) * (N_FRAGS)];                                                                   \
+        spinfer_frag_b x_frags[N_FRAGS];                                                                               \
+        own_memory_block(TEAM, N_FRAGS, sums, x_frags, &args);                                                         \
+    }                                                                                                                  \
+    static const spinfer_kernel name##_info = {(const void *)name,        SPINFER_FP16, 8 * (N_FRAGS), TEAM, 16,       \
+                                               OWN_FLOATS * sizeof(float)}
+DEFINE_OWN_MEMORY_KERNEL(own_memory_n8, 1, 1);
+DEFINE_OWN_MEMORY_KERNEL(own_memory_n32, 2, 4);
 
 /* ---- Kernels of one's own shape -------------------------------------------------------------- */
 
@@ -278,22 +336,15 @@ static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *devi
     job_create(&j, 9);
     for (splits = 0; splits <= 3; splits += 3) {
         spinfer_plan plan;
-        size_t       bytes;
         CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan));
         CHECK(plan.tokens == kernel->tokens && plan.team == kernel->team);
         if (splits) set_splits(&plan, splits);
-        CHECK_SPINFER(spinfer_kernel_workspace_bytes(kernel, 1, &plan, &W.device, n, &bytes));
-        buffer_free(&j.workspace);
-        if (bytes) {
-            j.workspace = buffer_create(bytes, 0, 0);
-            memset(buffer_image(&j.workspace), 0, bytes);
-            buffer_upload(&j.workspace);
-        }
+        set_workspace(&j, kernel, 1, &plan);
         buffer_upload(&j.Y);
         j.plan = &plan;
-        CHECK_SPINFER(spinfer_kernel_launch(kernel, 1, NULL, 0, &plan, j.alpha, &W.device, buffer_payload(&j.X), j.ldx,
-                                            j.beta, buffer_payload(&j.Y), j.ldy, n,
-                                            bytes ? buffer_payload(&j.workspace) : NULL, bytes, NULL));
+        CHECK_SPINFER(spinfer_kernel_launch(
+            kernel, 1, NULL, 0, &plan, j.alpha, &W.device, buffer_payload(&j.X), j.ldx, j.beta, buffer_payload(&j.Y),
+            j.ldy, n, j.workspace.bytes ? buffer_payload(&j.workspace) : NULL, j.workspace.bytes, NULL));
         CHECK_CUDA(cudaDeviceSynchronize());
         job_check(&j);
     }
@@ -309,6 +360,7 @@ static void test_errors(const spinfer_device *device)
     job            j = job_default(&W, 4);
     spinfer_plan   plan = plan_for(&W.device, 4, device), other = plan;
     unsigned char  bytes[SPINFER_EPILOGUE_BYTES + 1] = {0};
+    spinfer_kernel greedy = bias_fp16[0];
     spinfer_matrix bf16 = W.device;
     size_t         size = 123;
     bf16.dtype = SPINFER_BF16;
@@ -330,6 +382,11 @@ static void test_errors(const spinfer_device *device)
     CHECK(spinfer_kernel_workspace_bytes(bias_fp16 + 1, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_PLAN);
     CHECK(spinfer_kernel_workspace_bytes(NULL, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_NULL);
     CHECK(size == 123);
+    greedy.own_bytes = (uint32_t)device->smem_per_block;
+    CHECK(LAUNCH(&greedy, 1, bytes, 8, NULL, &W.device) == SPINFER_ERR_SMEM);
+    CHECK(LAUNCH(&greedy, 1, bytes, 8, &plan, &W.device) == SPINFER_ERR_SMEM);
+    greedy.own_bytes = UINT32_MAX;
+    CHECK(LAUNCH(&greedy, 1, bytes, 8, &plan, &W.device) == SPINFER_ERR_SMEM);
 #undef LAUNCH
     CHECK_CUDA(cudaDeviceSynchronize());
     buffer_check_unchanged(&j.Y);
@@ -344,9 +401,13 @@ int main(void)
     size_t               i;
     test_errors(&device);
     test_shapes(&device, count);
-    test_own_epilogue(130, 333, 5, 0);
-    test_own_epilogue(131, 333, 17, 4);
-    test_own_epilogue(64, 64, 70, 2);
+    test_own_epilogue(own_fp16, 4, 130, 333, 5, 0);
+    test_own_epilogue(own_fp16, 4, 131, 333, 17, 4);
+    test_own_epilogue(own_fp16, 4, 64, 64, 70, 2);
+    for (i = 0; i < 4; i++) { /* n8: several blocks along the tokens; both: one split, and several */
+        test_own_epilogue(&own_memory_n8_info, 1, 331, 1030, 20, 3 * (int)(i % 2));
+        test_own_epilogue(&own_memory_n32_info, 1, 331, 1030, 9 + 23 * (i / 2), 3 * (int)(i % 2));
+    }
     for (i = 0; i < COUNT(shapes); i++) {
         test_kernel(&shapes[i], &device, 190, 260, 5);
         test_kernel(&shapes[i], &device, 300, 1030, small_run() ? 9 : 100);

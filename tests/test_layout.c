@@ -117,13 +117,14 @@ static void test_x_banks(void)
 static void test_shared_memory(void)
 {
     static const uint32_t max_records[] = {272, 1536, 2448, SPINFER_RECORD_MAX_BYTES};
+    static const uint32_t own[] = {0, 1, 16, 100, 4096, 65535, 131072}; /* bytes of the kernel itself */
     static const int      x_cols[] = {1, 2, 3, 16, 64}, x_pieces[] = {1, 2, 16};
     uint64_t              i;
     for (i = 0; i < 4 * 28 * 7 * 4 * 5 * 3; i++) {
-        const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1;
+        const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1, own_bytes = own[i % 7];
         spinfer_plan   p;
         spinfer_smem   s;
-        uint32_t       tokens, stages, pieces, sums_end;
+        uint32_t       tokens, stages, pieces, tables, sums_end;
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
         p.team = p.tokens <= 16 ? 1 : 2;
@@ -133,14 +134,17 @@ static void test_shared_memory(void)
         p.x_cols = x_cols[i / (4 * 28 * 7 * 4) % 5];
         p.x_pieces = x_pieces[i / (4 * 28 * 7 * 4 * 5)];
         tokens = (uint32_t)p.tokens, stages = (uint32_t)p.stages, pieces = (uint32_t)p.x_pieces;
-        s = spinfer_smem_layout(&p, max_record);
-        CHECK(s.x_full == 8 * teams * stages); /* barriers of 8 bytes, counters of 4 */
+        s = spinfer_smem_layout(&p, max_record, own_bytes);
+        CHECK(s.x_full == (p.team > 1 ? 16u : 8u) * teams * stages); /* barriers of 8 bytes, counters of 4 */
         CHECK(s.x_empty == s.x_full + 8 * pieces && s.x_left == s.x_empty + 8 * pieces);
-        CHECK(s.rings >= s.x_left + 4 * pieces && s.rings % 128 == 0);
+        CHECK(s.own >= s.x_left + 4 * pieces && s.own % 16 == 0);
+        CHECK(s.rings >= s.own + own_bytes && s.rings % 128 == 0);
         /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
-        CHECK(s.tables == s.rings + teams * stages * s.stage && s.tables % 128 == 0);
-        CHECK(s.x >= s.tables + teams * (uint32_t)p.team * 512 && s.x % 1024 == 0);
+        /* a lane goes from one of its warp's tables to the other by an exclusive or */
+        tables = SPINFER_TABLE * (spinfer_scans_early(p.tokens) ? 2 : 1);
+        CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % tables == 0);
+        CHECK(s.x >= s.tables + teams * (uint32_t)p.team * tables && s.x % 1024 == 0);
         CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
         sums_end = s.rings + (teams - 1) * s.sums + tokens * SPINFER_SUMS_STRIDE;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * SPINFER_SUMS_STRIDE && s.sums % 16 == 0);

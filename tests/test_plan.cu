@@ -132,6 +132,40 @@ static void test_small_memory(void)
     CHECK(planned > 0 && refused > 0);
 }
 
+/* A kernel with shared memory of its own: the plan leaves room for it, or there is none. */
+static void test_own_memory(void)
+{
+    static const uint32_t own[] = {0,      1,      96,      4096,        60000,          100000,
+                                   160000, 220000, 1000000, 0x7fffffffu, UINT32_MAX - 1, UINT32_MAX};
+    const spinfer_matrix  W = matrix(4096, 4096, 2320, SPINFER_FP16);
+    size_t                i, gpu;
+    int                   planned = 0, refused = 0, others = 0;
+    for (i = 0; i < 4 * COUNT(own); i++)
+        for (gpu = 0; gpu < COUNT(gpus); gpu++) {
+            const spinfer_device *device = &gpus[gpu].device;
+            spinfer_kernel        kernel = spinfer_spmm_fp16[i % 4];
+            const size_t          n = (size_t)kernel.tokens;
+            spinfer_plan          plan, without;
+            spinfer_status        status;
+            spinfer_smem          smem;
+            kernel.own_bytes = own[i / 4];
+            status = spinfer_kernel_plan(&kernel, 1, &W, n, device, &plan);
+            if (status != SPINFER_OK) {
+                CHECK(status == SPINFER_ERR_SMEM && kernel.own_bytes > 50000);
+                refused++;
+                continue;
+            }
+            planned++;
+            smem = spinfer_smem_layout(&plan, W.max_record, kernel.own_bytes);
+            CHECK(smem.total + 64 <= (uint32_t)device->smem_per_block);
+            CHECK(smem.rings - smem.own >= kernel.own_bytes);
+            CHECK_SPINFER(spinfer_spmm_plan(&W, n, device, &without));
+            if (kernel.own_bytes == 0) CHECK(memcmp(&plan, &without, sizeof plan) == 0);
+            others += memcmp(&plan, &without, sizeof plan) != 0;
+        }
+    CHECK(planned > 0 && refused > 0 && others > 0);
+}
+
 static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
 {
     size_t               bytes = 123;
@@ -222,6 +256,7 @@ int main(void)
     test_refusals();
     test_limits();
     test_small_memory();
+    test_own_memory();
     printf("%llu plans\nOK\n", (unsigned long long)draws);
     return 0;
 }
