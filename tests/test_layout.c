@@ -113,6 +113,22 @@ static void test_x_banks(void)
             }
 }
 
+/* A tile of work: each BitmapTile of its GroupTiles belongs to one lane. */
+static void test_bands(void)
+{
+    char seen[SPINFER_ENCODE_WARPS][SPINFER_GROUP_BITMAP_TILES] = {{0}};
+    int  warp, lane;
+    for (warp = 0; warp < SPINFER_ENCODE_WARPS; warp++)
+        for (lane = 0; lane < 32; lane++) {
+            const int group = spinfer_band_group(lane), tile = spinfer_band_tile(warp, lane);
+            CHECK(group >= 0 && group < SPINFER_ENCODE_WARPS);
+            CHECK(tile >= 0 && tile < SPINFER_GROUP_BITMAP_TILES && !seen[group][tile]++);
+            CHECK(spinfer_bitmap_tile_row(tile) == spinfer_band_row(warp));
+            CHECK(spinfer_bitmap_tile_col(tile) == spinfer_band_col(lane));
+        }
+    CHECK(sizeof seen == SPINFER_ENCODE_WARPS * 32); /* as many BitmapTiles as lanes: none is left over */
+}
+
 /* The parts of a block's shared memory: in their order, none in another, aligned as their users need. */
 static void test_shared_memory(void)
 {
@@ -444,6 +460,34 @@ static void check_fig7(text *t)
     expect(t, NEXT, "token 8   as token 0, of the next fragment");
 }
 
+/* A line of FIG 8: a number for each lane of GroupTiles 0, 1 and 7. */
+static void expect_lanes(text *t, const char *heading, const int *n, const char *rows)
+{
+    expect(t, NEXT, "%-9s%4d%4d%4d%4d%8d%4d%4d%4d     ..%7d%4d%4d%4d%s", heading, n[0], n[1], n[2], n[3], n[4], n[5],
+           n[6], n[7], n[28], n[29], n[30], n[31], rows);
+}
+
+static void check_fig8(text *t)
+{
+    int warp, lane, numbers[32];
+    expect(t, LATER, "the lanes of a band and their BitmapTiles");
+    expect(t, LATER, "GroupTile %d         GroupTile %d               GroupTile %d", spinfer_band_group(3),
+           spinfer_band_group(4), spinfer_band_group(28));
+    for (lane = 0; lane < 32; lane++) numbers[lane] = spinfer_band_col(lane);
+    expect_lanes(t, "columns", numbers, "");
+    for (lane = 0; lane < 32; lane++) numbers[lane] = lane;
+    expect_lanes(t, "lane", numbers, "");
+    for (warp = 0; warp < SPINFER_ENCODE_WARPS; warp++) {
+        char heading[32], rows[32];
+        if (warp > 1 && warp < SPINFER_ENCODE_WARPS - 1) continue;
+        if (warp > 1) expect(t, NEXT, " ..");
+        for (lane = 0; lane < 32; lane++) numbers[lane] = spinfer_band_tile(warp, lane);
+        sprintf(heading, "warp %d", warp);
+        sprintf(rows, "     rows %2d..%d", spinfer_band_row(warp), spinfer_band_row(warp) + 7);
+        expect_lanes(t, heading, numbers, rows);
+    }
+}
+
 int main(int argc, char **argv)
 {
     text encode, spmm, readme;
@@ -454,6 +498,7 @@ int main(int argc, char **argv)
     test_structs();
     test_x_places();
     test_x_banks();
+    test_bands();
     test_shared_memory();
 
     encode = text_read(argv[1], "spinfer_encode.h");
@@ -467,6 +512,7 @@ int main(int argc, char **argv)
     check_fig5(&spmm);
     check_fig6(&spmm);
     check_fig7(&spmm);
+    check_fig8(&spmm);
     readme = text_read(argv[1], "README.md");
     check_bits_per_weight(&readme);
     check_fig1(&readme);
@@ -474,9 +520,9 @@ int main(int argc, char **argv)
     free(encode.all);
     free(spmm.all);
     free(readme.all);
-    printf(
-        "layout: tiles, fragments, records and boxes of X one-to-one, no bank twice, structs as published, %d lines of "
-        "the figures as the functions draw them: OK\n",
-        lines_compared);
+    printf("layout: tiles, fragments, records, bands and boxes of X one-to-one, no bank twice, structs as published, "
+           "%d lines of "
+           "the figures as the functions draw them: OK\n",
+           lines_compared);
     return 0;
 }

@@ -61,9 +61,9 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     }
     CHECK(memcmp(&p, &again, sizeof p) == 0);
     CHECK(p.tokens == 8 || p.tokens == 16 || p.tokens == 32 || p.tokens == 64);
-    CHECK(p.team == (p.tokens <= 16 ? 1 : 2));
+    CHECK(p.team == (p.tokens == 64 ? 2 : 1));
     CHECK(p.strips >= 1 && p.warps_k >= 1);
-    CHECK(p.strips * p.warps_k * p.team <= (device->compute / 10 != 9 || p.tokens == 64 ? 16 : 28));
+    CHECK(p.strips * p.warps_k * p.team <= (device->compute / 10 != 9 || p.tokens >= 32 ? 16 : 28));
     CHECK(p.stages >= 2 && p.stages <= 8);
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.dependent == 0 || p.dependent == 1);
@@ -207,14 +207,29 @@ static void test_limits(void)
     CHECK(STATUS(plan.team = 2, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.team = 0, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 16, plan.team = 2), &W, 8) == SPINFER_ERR_PLAN);
-    CHECK(STATUS(plan.tokens = 32, &W, 8) == SPINFER_ERR_PLAN);
-    CHECK(STATUS((plan.tokens = 32, plan.team = 2), &W, 8) == SPINFER_OK);
-    CHECK(STATUS((plan.tokens = 32, plan.team = 2, plan.x_cols = 6), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS(plan.tokens = 32, &W, 8) == SPINFER_OK);
+    CHECK(STATUS(plan.tokens = 64, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.x_cols = 6), &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 64, plan.team = 4), &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.strips = 14, &W, 8) == SPINFER_OK);
     CHECK(STATUS(plan.strips = 15, &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.strips = 8), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.strips = 9), &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.strips = 4), &W, 8) == SPINFER_OK);
     CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.strips = 5), &W, 8) == SPINFER_ERR_PLAN);
+
+    /* a ring keeps the offsets of 32 records, half of which may be on their way */
+    {
+        const spinfer_kernel four = {(const void *)16, SPINFER_FP16, 8, 4, 16, 0};
+        spinfer_plan         ring = good;
+        size_t               unused;
+        ring.team = 4, ring.warps_k = 1;
+        ring.stages = 4;
+        CHECK(spinfer_kernel_workspace_bytes(&four, 1, &ring, &W, 8, &unused) == SPINFER_OK);
+        ring.stages = 5;
+        CHECK(spinfer_kernel_workspace_bytes(&four, 1, &ring, &W, 8, &unused) == SPINFER_ERR_PLAN);
+    }
 
     CHECK(STATUS(plan.dependent = 1, &W, 8) == SPINFER_OK);
     CHECK(STATUS(plan.dependent = 2, &W, 8) == SPINFER_ERR_PLAN);

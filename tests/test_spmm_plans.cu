@@ -53,9 +53,9 @@ static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
 /* What spinfer.cuh says about the numbers of a plan, in small numbers that overflow nothing. */
 static int legal(const job *j, const spinfer_plan *p)
 {
-    const int max_warps = device.compute / 10 != 9 || p->tokens == 64 ? 16 : 28;
+    const int max_warps = device.compute / 10 != 9 || p->tokens >= 32 ? 16 : 28;
     const int groups = (int)spinfer_col_groups((uint32_t)j->W->K);
-    if (p->team != (p->tokens <= 16 ? 1 : 2) || p->strips * p->warps_k * p->team > max_warps) return 0;
+    if (p->team != (p->tokens == 64 ? 2 : 1) || p->strips * p->warps_k * p->team > max_warps) return 0;
     if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
     return p->x_pieces == 1 ? p->x_cols * p->splits >= groups : p->x_cols % 2 == 0;
 }
@@ -123,7 +123,7 @@ static spinfer_plan random_plan(const weights *W, uint64_t seed)
     int              range, step;
     spinfer_plan     p;
     p.tokens = PICK(tokens, seed, 0);
-    p.team = p.tokens <= 16 ? 1 : 2;
+    p.team = p.tokens == 64 ? 2 : 1;
     p.strips = PICK(strips, seed, 1);
     p.warps_k = PICK(warps_k, seed, 2);
     p.stages = PICK(stages, seed, 3);
