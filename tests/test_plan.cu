@@ -221,7 +221,7 @@ static void test_limits(void)
 
     /* a ring keeps the offsets of 32 records, half of which may be on their way */
     {
-        const spinfer_kernel four = {(const void *)16, SPINFER_FP16, 8, 4, 16, 0};
+        const spinfer_kernel four = {(const void *)16, SPINFER_BF16, 8, 4, 16, 0};
         spinfer_plan         ring = good;
         size_t               unused;
         ring.team = 4, ring.warps_k = 1;
