@@ -167,7 +167,8 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
                                              spinfer_plan *plan);
 
 /* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
- * splits - 1 times the sums of all blocks along M and tokens. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
+ * splits - 1 times the sums of all blocks along M and tokens, at most 2 TiB. Pure. Errors: as spinfer_spmm_plan(), and
+ * PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
@@ -2826,8 +2827,9 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
     sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
            ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
     if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
-    *bytes = (size_t)(plan->splits - 1) * sums * sizeof(float);
-    if (*bytes / 512 > UINT32_MAX) return SPINFER_ERR_PLAN; /* the kernel counts messages in 32 bits */
+    sums *= (size_t)(plan->splits - 1) * sizeof(float);
+    if (sums / 512 > UINT32_MAX) return SPINFER_ERR_PLAN; /* the kernel counts messages in 32 bits */
+    *bytes = sums;
     return SPINFER_OK;
 }
 

@@ -245,12 +245,13 @@ static void test_limits(void)
     CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64, &gpus[0].device, &plan) == SPINFER_OK);
     CHECK(spinfer_spmm_plan(&W, (size_t)65535 * 64 + 1, &gpus[0].device, &plan) == SPINFER_ERR_SHAPE);
 
-    /* the workspace grows with rows, tokens and splits, up to what size_t holds */
+    /* the workspace grows with rows, tokens and splits, up to 2 TiB */
     CHECK(STATUS(plan.splits = 2, &W, 65535 * 8) == SPINFER_OK);
     CHECK(STATUS((plan.splits = 2, plan.strips = 3), &tall, 164 * 8) == SPINFER_OK);
     CHECK_SPINFER(spinfer_spmm_workspace_bytes(&plan, &tall, 164 * 8, &bytes));
     CHECK(bytes == (size_t)34 * 3 * 64 * 164 * 8 * 4);
-    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 257), &largest, 65535 * 64) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 4), &largest, 64) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 6), &largest, 64) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.splits = 1024), &largest, 65535 * 64) == SPINFER_ERR_PLAN);
 #undef STATUS
 }
