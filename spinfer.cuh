@@ -1146,11 +1146,9 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
 SPINFER_DEVICE void spinfer_count_before(const uint32_t *word, const spinfer_lane *l, uint32_t *before)
 {
 #if SPINFER_HAS_BINARY_MMA
-    asm volatile("{ .reg .s32 unused;\n"
-                 "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, unused, unused}, {%2, %6, %3, "
-                 "%6}, {%4, %5}, "
-                 "{%6, %6, %6, %6}; }"
-                 : "=r"(before[0]), "=r"(before[1])
+    asm volatile("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1}, {%2}, {%4}, {%6, %6};\n"
+                 "mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1}, {%3}, {%5}, {%0, %1};\n"
+                 : "=&r"(before[0]), "=&r"(before[1])
                  : "r"(word[0]), "r"(word[1]), "r"(l->masks[0]), "r"(l->masks[1]), "r"(0));
 #else
     const uint32_t low = (uint32_t)__popc(word[0]), all = low + (uint32_t)__popc(word[1]);
@@ -1362,6 +1360,19 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
     spinfer_stream_load(&r->stream, r->last);
 }
 
+/* spinfer_ring_follow() : a ring whose range is done goes on, from where it is, with the range of `next`: a copy of it,
+ * for which spinfer_ring_range() was called early, so that the offsets are there in time. */
+SPINFER_DEVICE void spinfer_ring_follow(spinfer_ring *r, const spinfer_ring *next)
+{
+    r->stream = next->stream;
+    r->last = next->last;
+    r->data = next->data;
+    r->cols = next->cols;
+    r->step = next->step;
+    r->col = next->col;
+    r->owner = next->owner;
+}
+
 /* spinfer_ring_stage() : shared address of the stage that comes i stages after the current one, 0 .. count - 1. */
 SPINFER_DEVICE uint32_t spinfer_ring_stage(const spinfer_ring *r, uint32_t i)
 {
@@ -1401,9 +1412,12 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r,
         record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(owner + i)) - begin);
         if (col + i >= r->cols) record = 0;
     }
-    if (owner % 16 + records == 16 && ((lane ^ owner) & 16) == 0) { /* half of the lanes are used up */
-        r->stream.offsets += 32 / records * r->step;
-        spinfer_stream_load(&r->stream, r->last);
+    if (owner % 16 + records == 16) { /* half of the lanes are used up */
+        const uint32_t *next = r->stream.offsets + 32 / records * r->step;
+        if (((lane ^ owner) & 16) == 0) {
+            r->stream.offsets = next;
+            spinfer_stream_load(&r->stream, r->last);
+        }
     }
     if (ahead == 0)
         spinfer_mbarrier_wait(r->barrier, r->parity & 1);

@@ -101,10 +101,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 1) multiply(spinfer_matrix 
             spinfer_multiply_stage(SPINFER_FP16, 1, N_FRAGS, sums, x_frags, &l, 1, x);
             spinfer_ring_release(1, &ring, lane);
         }
-        next.at = ring.at; /* another range, the same place in the ring */
-        next.barrier = ring.barrier;
-        next.parity = ring.parity;
-        ring = next;
+        spinfer_ring_follow(&ring, &next); /* another range, the same place in the ring */
         const uint32_t borrowed = spinfer_ring_stage(&ring, STAGES - 1);
         if (more) spinfer_ring_fetch(1, &ring, 0, STAGES - 1, lane);
         spinfer_sums_store(1, N_FRAGS, sums, borrowed, 0, lane);
