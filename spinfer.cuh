@@ -1071,10 +1071,10 @@ SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s
         spinfer_bulk_copy(stage, from, 128 * lines, barrier);
     }
 #else
-    const uint32_t first = __shfl_sync(0xffffffffu, line, (int)owner), all = __shfl_sync(0xffffffffu, lines, (int)owner);
+    const uint32_t first = __shfl_sync(0xffffffffu, line, (int)owner),
+                   all = __shfl_sync(0xffffffffu, lines, (int)owner);
     from = (const unsigned char *)data + (uint64_t)first * 128;
-    for (uint32_t unit = lane; unit < 8 * all; unit += 32)
-        spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
+    for (uint32_t unit = lane; unit < 8 * all; unit += 32) spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
     spinfer_cp_async_arrive(barrier);
 #endif
 }
@@ -1405,7 +1405,8 @@ SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring 
 SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r, const uint32_t ahead, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step;
-    const uint32_t owner = (r->owner + ahead * records) % 32, begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
+    const uint32_t owner = (r->owner + ahead * records) % 32,
+                   begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
     const uint32_t at = ahead ? spinfer_ring_stage(r, 1) : r->at;
     uint32_t       record = at + 16 * (begin % 8);
     if (team > 1) {
@@ -1605,21 +1606,21 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
-    uint32_t x_lane = spinfer_x_lane(smem + layout.x, lane), x_slot = 0;
+    uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane), x_slot = 0;
     if (n_frags > 1) x_lane = spinfer_pin(x_lane, lane); /* for 8 tokens this is the register that would spill .. */
 
     spinfer_sums_clear(team_warps, n_frags, sums);
     const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
-    const spinfer_lane l = spinfer_lane_init(
-        team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp, block->member, lane);
-    uint32_t table = 0;
+    const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp,
+                                             block->member, lane);
+    uint32_t           table = 0;
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         uint32_t       x_piece = x_lane + x_slot * layout.x_piece;
-        if (n_frags == 1) x_piece = spinfer_pin(x_piece, lane); /* .. but it is needed only here */
+        if (n_frags == 1) x_piece = spinfer_pin(x_piece, lane);                      /* .. but it is needed only here */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring->parity >> 1); /* bit 1: the parity of X */
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -1762,8 +1763,8 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
     const unsigned char *partials = (const unsigned char *)args->partials + 16 * lane;
-    const uint32_t mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    const uint32_t messages = block->id * (splits - 1) * units; /* of blocks before; 512 bytes each */
+    const uint32_t       mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
+    const uint32_t       messages = block->id * (splits - 1) * units; /* of blocks before; 512 bytes each */
 
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
@@ -2660,7 +2661,9 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
         return SPINFER_ERR_PLAN;
     if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
-    if (plan->stages < 2 || plan->stages > 8 || plan->stages * plan->team > 16 || plan->x_pieces < 1 || plan->x_pieces > 16) return SPINFER_ERR_PLAN;
+    if (plan->stages < 2 || plan->stages > 8 || plan->stages * plan->team > 16 || plan->x_pieces < 1 ||
+        plan->x_pieces > 16)
+        return SPINFER_ERR_PLAN;
     /* 64 columns: a warp fetches a piece with a box for each lane */
     if (plan->x_cols < 1 || plan->x_cols > 64 || plan->x_cols % (plan->warps_k * plan->team) ||
         (plan->x_cols % 2 && plan->x_pieces > 1))
@@ -2694,8 +2697,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: 8 200 timed plans (H200, 24 layers, 30 to 70 % zeros). Its choice was 1.0,
- * 1.2, 0.1 and 0.0 % slower on average than the best of the plans that were timed. Microseconds. */
+/* What the model below knows of a kernel: 9 400 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.2,
+ * 0.8, 0.1 and 0.0 % slower on average than the best of the plans that were timed. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team, however few share the SM                                           */
@@ -2715,10 +2718,10 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                              const spinfer_device *device, int blocks_per_sm)
 {
     static const spinfer_detail_model models[4] = {
-        {4.61, 1.48, 0.072, 0.55, 0.45, 0.47, 0.06, 0.09, 0.026, 0.04, 0.17},  /*  8 tokens */
-        {4.49, 1.45, 0.076, 0.40, 0.35, 0.60, 0.26, 0.16, 0.009, 0.06, 0.16},  /* 16        */
-        {5.13, 1.26, 0.094, 0.20, 0.34, 1.00, 0.15, 0.10, 0.012, 0.02, 0.31},  /* 32        */
-        {4.84, 1.60, 0.121, 0.05, 0.30, 1.00, 0.12, 0.17, 0.004, 0.10, 0.28}}; /* 64        */
+        {4.18, 1.385, 0.069, 0.444, 0.196, 0.648, 0.039, 0.098, 0.100, 0.037, 0.191}, /*  8 tokens */
+        {4.24, 1.39, 0.076, 0.32, 0.26, 0.80, 0.03, 0.11, 0.031, 0.05, 0.21},         /* 16        */
+        {5.13, 1.26, 0.094, 0.20, 0.34, 1.00, 0.15, 0.10, 0.012, 0.02, 0.31},         /* 32        */
+        {4.84, 1.60, 0.121, 0.05, 0.30, 1.00, 0.12, 0.17, 0.004, 0.10, 0.28}};        /* 64        */
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
@@ -2741,9 +2744,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
     double       us = waves * (m->launch + (busy > m->latency * rounds ? busy : m->latency * rounds));
-    us += m->split * (plan->splits - 1) * plan->strips + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
+    us +=
+        m->split * (plan->splits - 1) * plan->strips + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
     us += m->piece * cols / plan->x_cols;
+    if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
     return us;
 }
 
