@@ -1142,7 +1142,7 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
 /* spinfer_count_before() : for lane i with the two words of BitmapTile i, how many values of the TCTile lie before each
  * of them. sm_80 and sm_90 count on the tensor core: AND with a mask of all earlier words of the TCTile (lane / 4: row
  * of the product, masks: columns) and add up the ones. Two products of 128 bits take fewer moves; one of 256, half of
- * whose rows are empty, answers sooner. With 8 and 16 tokens the first is 1 % faster, with 32 the second (H200): `once`.
+ * whose rows are empty, answers sooner. With 8 and 16 tokens the first is 1 % faster, with 32 the second (`once`).
  * Elsewhere the instruction is emulated, and a scan is faster. Scope: warp. */
 SPINFER_DEVICE void spinfer_count_before(const int once, const uint32_t *word, const spinfer_lane *l, uint32_t *before)
 {
@@ -1498,10 +1498,17 @@ SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const i
                           spinfer_x_second_half(team, n_frags, x), &scan);
 }
 
+/* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
+ * lanes of one warp where there is an engine, otherwise of all lanes of the block. */
+SPINFER_DEVICE uint32_t spinfer_x_arrivals(const spinfer_plan *plan)
+{
+    return SPINFER_HAS_BULK_COPY ? 32 : (uint32_t)(32 * plan->strips * plan->warps_k * plan->team);
+}
+
 /* spinfer_fetch_x() : starts the copy of a piece of X, GroupTile columns col .. col + x_cols - 1 of the block's range,
- * into a slot. `parts` warps (`part` = 0, 1, ..) share the boxes if the copy engine does it, otherwise part 0 does all;
- * the arrivals of the 32 lanes of part 0 and the bytes complete the slot's `full` barrier. What lies outside X becomes
- * zeros, because 0 * NaN is no zero. Scope: warp. */
+ * into a slot. `parts` warps, all of the block or one, share the work, this is number `part`; on sm_90 an X that the
+ * copy engine cannot take is left to part 0. What lies outside X becomes zeros, because 0 * NaN is no zero. Scope:
+ * warp. */
 SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                     uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
 {
@@ -1519,11 +1526,13 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
             spinfer_tensor_copy(to + i * tokens * 128, args->x_map, first + i * SPINFER_X_BOX, block->token, full);
         return;
     }
-#endif
     if (part > 0) return;
-    const int aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
+    parts = 1;
+#endif
+    const int      aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
+    const uint32_t arrivals = parts > 1 ? 1 : spinfer_x_arrivals(&args->plan) / 32; /* of a lane, for who is not here */
     SPINFER_NO_UNROLL
-    for (uint32_t i = lane; i < boxes * tokens * 8; i += 32) { /* 16 bytes of a token */
+    for (uint32_t i = 32 * part + lane; i < boxes * tokens * 8; i += 32 * parts) { /* 16 bytes of a token */
         const uint32_t token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8,
                        place = to + spinfer_x_place(tokens, c, token);
         const uint32_t valid =
@@ -1536,10 +1545,13 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
             for (uint32_t k = 0; k < 8; k++) spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
         }
     }
-    if (aligned)
-        spinfer_cp_async_arrive(full);
-    else
-        spinfer_mbarrier_arrive(full);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 0; i < arrivals; i++) {
+        if (aligned)
+            spinfer_cp_async_arrive(full);
+        else
+            spinfer_mbarrier_arrive(full);
+    }
 }
 
 /* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
@@ -1576,7 +1588,7 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
                       lane);
     SPINFER_NO_UNROLL
     for (uint32_t i = warp; i < x_pieces && lane == 0; i += warps) {
-        spinfer_mbarrier_init(smem + layout.x_full + 8 * i, 32);
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * i, spinfer_x_arrivals(plan));
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
     }
