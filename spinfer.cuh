@@ -1531,18 +1531,28 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
 #endif
     const int      aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
     const uint32_t arrivals = parts > 1 ? 1 : spinfer_x_arrivals(&args->plan) / 32; /* of a lane, for who is not here */
+    /* A lane has 16 bytes of every so many-th token, in box after box; no division, which one warp would wait for. */
+    uint32_t token = 4 * part + lane / 8, c = lane % 8 * 8;
     SPINFER_NO_UNROLL
-    for (uint32_t i = 32 * part + lane; i < boxes * tokens * 8; i += 32 * parts) { /* 16 bytes of a token */
-        const uint32_t token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8,
-                       place = to + spinfer_x_place(tokens, c, token);
-        const uint32_t valid =
-            block->token + token < args->n && first + c < args->W.cols ? spinfer_min(args->W.cols - (first + c), 8) : 0;
-        const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
-        if (aligned) {
-            spinfer_cp_async_16(place, from, 2 * valid);
+    for (uint32_t box = 0; box < boxes;) {
+        if (token < tokens) {
+            const uint32_t  place = to + spinfer_x_place(tokens, c, token);
+            const uint32_t  valid = block->token + token < args->n && first + c < args->W.cols
+                                        ? spinfer_min(args->W.cols - (first + c), 8)
+                                        : 0;
+            const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
+            if (aligned) {
+                spinfer_cp_async_16(place, from, 2 * valid);
+            } else {
+                SPINFER_NO_UNROLL
+                for (uint32_t k = 0; k < 8; k++)
+                    spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
+            }
+            token += 4 * parts;
         } else {
-            SPINFER_NO_UNROLL
-            for (uint32_t k = 0; k < 8; k++) spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
+            token -= tokens;
+            c += SPINFER_X_BOX;
+            box++;
         }
     }
     SPINFER_NO_UNROLL
