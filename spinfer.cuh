@@ -1040,7 +1040,8 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
 }
 
 /* A team's stream of records: `team` consecutive ones for each stage, then on by `team` * warps_k. Lane
- * (i * team + r) % 32 keeps the offsets of record r of stage i, loaded 32 records ahead, until it is consumed. */
+ * (i * team + r) % 32 keeps the offsets of record r of stage i until it is consumed; 16 lanes at a time then load those
+ * of 32 records further on. */
 typedef struct spinfer_stream {
     const uint32_t *offsets;    /* of this lane's record, in global memory  */
     uint32_t        begin, end; /* of this lane's record, units of 16 bytes */
@@ -1410,7 +1411,8 @@ SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring 
     return spinfer_min(r->cols - r->col, (uint32_t)team);
 }
 
-/* The stage that comes `ahead` (0 or 1) stages after the current one; 0 if there is none. */
+/* spinfer_ring_wait() for the stage that comes `ahead`, 0 or 1, stages after the current one. If there is none it waits
+ * for nothing, and what it returns is 0 or lies in the ring. */
 SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r, const uint32_t ahead, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step;
