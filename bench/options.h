@@ -25,9 +25,9 @@ typedef struct options {
 
 /* What --predict assumes where the command line says nothing: weights that an SM expands per clock, for up to 8, 16, 32
  * and 64 tokens, and the part of a call that no byte explains, for cuBLAS and what comes on top here. Least squares over
- * the 1120 rows of results/h200-fp16-iid.csv, 7 to 9 % off on average. Which of the two is faster comes out as measured
- * in 95 % of the rows up to 16 tokens, 69 % at 32, 100 % at 64. */
-static const double default_decode_rate[4] = {13.9, 12.0, 9.0, 6.8}, default_fixed_us = 5.0, sparse_fixed_us = 1.5;
+ * the 1120 rows of results/h200-fp16-iid.csv, 4 to 6 % off on average. Which of the two is faster comes out as measured
+ * in 96 % of the rows up to 16 tokens, 79 % at 32, 100 % at 64. */
+static const double default_decode_rate[4] = {16.2, 14.0, 9.9, 7.0}, default_fixed_us = 5.4, sparse_fixed_us = 1.3;
 
 static inline double predicted_decode_rate(const options *o, int n)
 {
