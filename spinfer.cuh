@@ -1143,7 +1143,7 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
 /* spinfer_count_before() : for lane i with the two words of BitmapTile i, how many values of the TCTile lie before each
  * of them. sm_80 and sm_90 count on the tensor core: AND with a mask of all earlier words of the TCTile (lane / 4: row
  * of the product, masks: columns) and add up the ones. Two products of 128 bits take fewer moves; one of 256, half of
- * whose rows are empty, answers sooner. With 8 and 16 tokens the first is 1 % faster, with 32 the second (`once`).
+ * whose rows are empty, answers sooner, up to 1 % of the time with 32 tokens (H200): `once`.
  * Elsewhere the instruction is emulated, and a scan is faster. Scope: warp. */
 SPINFER_DEVICE void spinfer_count_before(const int once, const uint32_t *word, const spinfer_lane *l, uint32_t *before)
 {
@@ -1243,9 +1243,9 @@ SPINFER_DEVICE uint32_t spinfer_table_entry(uint32_t read, const int t)
     return (read ^ (uint32_t)(16 * (t / 2 % 2))) + (uint32_t)(64 * t);
 }
 
-/* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: 4 / tiles columns of 16.
+/* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: `team` columns of 16.
  *
- *   sums      [tiles][n_frags]
+ *   sums      [4 / team][n_frags]
  *   x_frags   [n_frags], scratch
  *   next      the first TCTile, already located; on return the one at `behind`
  *   read      where the lane reads the first TCTile in the table
@@ -1262,7 +1262,7 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
     for (int t = 0; t < 4; t += width) {
         spinfer_frag_a a[4];
         if (scan && t == 0) spinfer_scan_load(team, scan, l);
-        if (scan && t + width > 2 && t <= 2) spinfer_count_before(1, scan->word, l, scan->before);
+        if (scan && t == (width < 4 ? 2 : 0)) spinfer_count_before(1, scan->word, l, scan->before);
         SPINFER_UNROLL
         for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
             spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
@@ -1533,28 +1533,18 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
 #endif
     const int      aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
     const uint32_t arrivals = parts > 1 ? 1 : spinfer_x_arrivals(&args->plan) / 32; /* of a lane, for who is not here */
-    /* A lane has 16 bytes of every so many-th token, in box after box; no division, which one warp would wait for. */
-    uint32_t token = 4 * part + lane / 8, c = lane % 8 * 8;
     SPINFER_NO_UNROLL
-    for (uint32_t box = 0; box < boxes;) {
-        if (token < tokens) {
-            const uint32_t  place = to + spinfer_x_place(tokens, c, token);
-            const uint32_t  valid = block->token + token < args->n && first + c < args->W.cols
-                                        ? spinfer_min(args->W.cols - (first + c), 8)
-                                        : 0;
-            const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
-            if (aligned) {
-                spinfer_cp_async_16(place, from, 2 * valid);
-            } else {
-                SPINFER_NO_UNROLL
-                for (uint32_t k = 0; k < 8; k++)
-                    spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
-            }
-            token += 4 * parts;
+    for (uint32_t i = 32 * part + lane; i < boxes * tokens * 8; i += 32 * parts) { /* 16 bytes of a token */
+        const uint32_t token = i / 8 % tokens, c = i / 8 / tokens * SPINFER_X_BOX + i % 8 * 8,
+                       place = to + spinfer_x_place(tokens, c, token);
+        const uint32_t valid =
+            block->token + token < args->n && first + c < args->W.cols ? spinfer_min(args->W.cols - (first + c), 8) : 0;
+        const uint16_t *from = valid ? args->X + (block->token + token) * args->ldx + first + c : args->X;
+        if (aligned) {
+            spinfer_cp_async_16(place, from, 2 * valid);
         } else {
-            token -= tokens;
-            c += SPINFER_X_BOX;
-            box++;
+            SPINFER_NO_UNROLL
+            for (uint32_t k = 0; k < 8; k++) spinfer_shared_store_u16(place + 2 * k, k < valid ? from[k] : (uint16_t)0);
         }
     }
     SPINFER_NO_UNROLL
@@ -1755,7 +1745,7 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
 }
 
 /* Adds `count` messages, `stride` bytes apart, in their order, two at a time. Four at a time, or those of several units
- * at once, were slower (by 1 to 3 %, H200): the code runs once and costs what it takes to get through it. */
+ * at once, were slower (by 1 to 11 %, H200): the code runs once and costs what it takes to get through it. */
 SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint32_t count, uint32_t stride,
                                                 spinfer_sums *sum)
 {

@@ -205,22 +205,6 @@ static void run_shape(const bench *b, size_t rows, size_t cols, FILE *csv)
 
 /* ---- The run --------------------------------------------------------------------------------- */
 
-static bench open_bench(int repeats)
-{
-    bench b;
-    int   device, l2;
-    memset(&b, 0, sizeof b);
-    b.repeats = repeats;
-    CHECK_CUDA(cudaGetDevice(&device));
-    CHECK_CUDA(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device));
-    b.l2_bytes = (size_t)l2;
-    CHECK_CUDA(cudaStreamCreate(&b.stream));
-    CHECK_CUDA(cudaEventCreate(&b.start));
-    CHECK_CUDA(cudaEventCreate(&b.stop));
-    b.bandwidth = measure_bandwidth(&b);
-    return b;
-}
-
 static void write_heading(FILE *csv, const bench *b)
 {
     static const char *const kinds[4] = {"sizes", "encode", "both", "decompress"};
@@ -278,15 +262,13 @@ int main(int argc, char **argv)
         count = (int)(sizeof defaults / sizeof *defaults);
         memcpy(shapes, defaults, sizeof defaults);
     }
-    b = open_bench(repeats);
+    b = open_bench(repeats, 0);
     if (csv) write_heading(csv, &b);
     printf("read bandwidth %.0f GB/s; time, GB/s of dense weights, share of that bandwidth for all bytes moved\n",
            b.bandwidth);
     printf("%22s  %27s  %27s  %27s  %27s\n", "zeros", "sizes", "encode", "sizes + encode", "decompress");
     for (i = 0; i < count; i++) run_shape(&b, shapes[i][0], shapes[i][1], csv);
     if (csv && fclose(csv) != 0) usage_error("the CSV file");
-    CHECK_CUDA(cudaEventDestroy(b.stop));
-    CHECK_CUDA(cudaEventDestroy(b.start));
-    CHECK_CUDA(cudaStreamDestroy(b.stream));
+    close_bench(&b);
     return 0;
 }

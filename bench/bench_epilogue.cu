@@ -142,20 +142,12 @@ int main(int argc, char **argv)
 {
     static const size_t shapes[][2] = {{4096, 4096}, {8192, 8192}, {28672, 4096}, {4096, 14336}};
     bench               b;
-    int                 devices = 0, device, l2, i, run = 0;
+    int                 devices = 0, i, run = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         fprintf(stderr, "bench_epilogue: no GPU\n");
         return SKIPPED;
     }
-    memset(&b, 0, sizeof b);
-    b.repeats = 11;
-    CHECK_CUDA(cudaGetDevice(&device));
-    CHECK_CUDA(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device));
-    b.l2_bytes = (size_t)l2;
-    CHECK_CUDA(cudaStreamCreate(&b.stream));
-    CHECK_CUDA(cudaEventCreate(&b.start));
-    CHECK_CUDA(cudaEventCreate(&b.stop));
-    b.bandwidth = measure_bandwidth(&b);
+    b = open_bench(11, 0);
     printf("microseconds            ");
     for (i = 0; i < COLUMNS; i++) printf(" %9s", columns[i].name);
     printf("\n");
@@ -173,8 +165,6 @@ int main(int argc, char **argv)
         }
     }
     for (i = 0; !run && i < (int)(sizeof shapes / sizeof *shapes); i++) run_shape(&b, shapes[i][0], shapes[i][1]);
-    CHECK_CUDA(cudaEventDestroy(b.stop));
-    CHECK_CUDA(cudaEventDestroy(b.start));
-    CHECK_CUDA(cudaStreamDestroy(b.stream));
+    close_bench(&b);
     return 0;
 }

@@ -164,14 +164,14 @@ static int sweep_plans(const bench *b, const product *p, result *r)
 
 /* What the rows of a run share. */
 typedef struct run {
-    const options  *o;
-    bench           b;
-    baseline        handles;
-    spinfer_device  device;
-    FILE           *csv; /* or NULL                              */
-    results         all;
-    double          start;
-    int             done, failures;
+    const options *o;
+    bench          b;
+    baseline       handles;
+    spinfer_device device;
+    FILE          *csv; /* or NULL                              */
+    results        all;
+    double         start;
+    int            done, failures;
 } run;
 
 static int total_rows(const options *o) { return o->shape_count * o->zeros_count * o->n_count; }
@@ -279,8 +279,10 @@ static int run_shape(run *run, const shape *s)
     CHECK_CUDA(cudaMalloc(&Y, 2 * s->M * (size_t)o->n[o->n_count - 1]));
     CHECK_CUDA(cudaMemcpy(X, host_X, 2 * inputs, cudaMemcpyHostToDevice));
     for (z = 0; z < o->zeros_count && in_time; z++) {
-        if (o->wanda) prune_wanda_like(host_W, s->M, s->K, 0.01 * o->zeros[z], o->dtype, 3);
-        else prune_iid(host_W, s->M, s->K, 0.01 * o->zeros[z], 3);
+        if (o->wanda)
+            prune_wanda_like(host_W, s->M, s->K, 0.01 * o->zeros[z], o->dtype, 3);
+        else
+            prune_iid(host_W, s->M, s->K, 0.01 * o->zeros[z], 3);
         in_time = run_layer(run, s, o->zeros[z], host_W, X, Y);
     }
     CHECK_CUDA(cudaFree(Y));
@@ -389,31 +391,17 @@ static void write_csv_comments(FILE *csv, const bench *b, const baseline *handle
     fprintf(csv, "# weights: %s\n# repeats: %d\n", b->hot ? "hot, one copy" : "cold, copies beyond 3x L2", b->repeats);
 }
 
-static void open_bench(bench *b, options *o)
+static bench open_run(options *o)
 {
-    int device, l2, khz;
-    memset(b, 0, sizeof *b);
-    b->repeats = o->repeats;
-    b->hot = o->hot;
-    b->bandwidth = o->bandwidth;
+    bench b = open_bench(o->repeats, o->bandwidth);
+    int   device, khz;
     CHECK_CUDA(cudaGetDevice(&device));
-    CHECK_CUDA(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device));
     CHECK_CUDA(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, device));
-    b->l2_bytes = (size_t)l2;
     if (!o->clock_mhz) o->clock_mhz = khz / 1000;
     if (!o->sms) CHECK_CUDA(cudaDeviceGetAttribute(&o->sms, cudaDevAttrMultiProcessorCount, device));
-    CHECK_CUDA(cudaStreamCreate(&b->stream));
-    CHECK_CUDA(cudaEventCreate(&b->start));
-    CHECK_CUDA(cudaEventCreate(&b->stop));
-    if (!(b->bandwidth > 0)) b->bandwidth = measure_bandwidth(b);
-    o->bandwidth = b->bandwidth;
-}
-
-static void close_bench(bench *b)
-{
-    CHECK_CUDA(cudaEventDestroy(b->stop));
-    CHECK_CUDA(cudaEventDestroy(b->start));
-    CHECK_CUDA(cudaStreamDestroy(b->stream));
+    b.hot = o->hot;
+    o->bandwidth = b.bandwidth;
+    return b;
 }
 
 /* Every shape, until the budget is spent. */
@@ -433,8 +421,7 @@ static void run_all(run *run)
     run->start = seconds();
     for (i = 0; i < o->shape_count; i++)
         if (!run_shape(run, &o->shapes[i])) break;
-    if (run->done < total_rows(o))
-        fprintf(stderr, "budget spent after %d of %d rows\n", run->done, total_rows(o));
+    if (run->done < total_rows(o)) fprintf(stderr, "budget spent after %d of %d rows\n", run->done, total_rows(o));
     if (run->csv && fclose(run->csv) != 0) usage_error("cannot write", o->csv);
     close_baseline(&run->handles);
 }
@@ -452,10 +439,12 @@ int main(int argc, char **argv)
             fprintf(stderr, "bench_spmm: no GPU\n");
             return SKIPPED;
         }
-        open_bench(&run.b, &o);
+        run.b = open_run(&o);
     }
-    if (o.predict) predict(&o, &run.all);
-    else run_all(&run);
+    if (o.predict)
+        predict(&o, &run.all);
+    else
+        run_all(&run);
     if (run.all.count) {
         print_speedups(&run.all, o.predict ? "predicted speed-up" : "speed-up");
         if (!o.predict) print_worst(&run.all, o.bandwidth);

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common.h"
 
@@ -13,7 +14,7 @@
 typedef struct bench {
     cudaStream_t stream;
     cudaEvent_t  start, stop;
-    int          repeats;   /* replays of a graph; the median counts          */
+    int          repeats; /* replays of a graph; the median counts          */
     size_t       l2_bytes;
     int          hot;       /* 1: one copy of the weights, which may sit in L2 */
     double       bandwidth; /* GB/s that a plain read kernel reaches           */
@@ -147,6 +148,30 @@ static inline double measure_bandwidth(const bench *b)
     CHECK_CUDA(cudaFree(words));
     CHECK_CUDA(cudaFree(sink));
     return (double)(count * sizeof *words) / (1e3 * summarize(samples, 9).us);
+}
+
+/* Stream, events, L2 and, unless it is given (> 0), the bandwidth. */
+static inline bench open_bench(int repeats, double bandwidth)
+{
+    bench b;
+    int   device, l2;
+    memset(&b, 0, sizeof b);
+    b.repeats = repeats;
+    CHECK_CUDA(cudaGetDevice(&device));
+    CHECK_CUDA(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device));
+    b.l2_bytes = (size_t)l2;
+    CHECK_CUDA(cudaStreamCreate(&b.stream));
+    CHECK_CUDA(cudaEventCreate(&b.start));
+    CHECK_CUDA(cudaEventCreate(&b.stop));
+    b.bandwidth = bandwidth > 0 ? bandwidth : measure_bandwidth(&b);
+    return b;
+}
+
+static inline void close_bench(bench *b)
+{
+    CHECK_CUDA(cudaEventDestroy(b->stop));
+    CHECK_CUDA(cudaEventDestroy(b->start));
+    CHECK_CUDA(cudaStreamDestroy(b->stream));
 }
 
 #endif /* SPINFER_BENCH_TIMING_H */
