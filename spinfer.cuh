@@ -103,12 +103,14 @@
 
 struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed to call this library */
 
-/* spinfer_device : the numbers of a GPU that a plan depends on. */
+/* spinfer_device : the numbers of a GPU that a plan (the first three) and an estimate depend on. */
 typedef struct spinfer_device {
     int sm_count;       /* multiprocessors                                                       */
     int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)      */
     int compute;        /* 10 * major + minor compute capability, 90 for an H200; less if the kernels of this
                            program were built for less                                           */
+    int clock_mhz;      /* highest clock of the multiprocessors, MHz. 0: not known, taken for 1980, an H200     */
+    int read_gbs;       /* GB/s that a kernel can read from its memory. 0: not known, taken for 4640, an H200   */
 } spinfer_device;
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
@@ -150,12 +152,20 @@ typedef struct spinfer_fused {
     uint64_t    ldr;      /* elements from token to token of R, >= M                                            */
 } spinfer_fused;
 
+/* spinfer_estimate : what a product is expected to take, from launch to launch, with the weights read from memory (not
+ * from L2). */
+typedef struct spinfer_estimate {
+    double spmm_us;  /* microseconds, by this library                                                          */
+    double dense_us; /* microseconds, by a good library for dense matrices (cuBLAS), W stored in 16 bits each  */
+} spinfer_estimate;
+
 /* Bytes that an epilogue of your own may take by value. */
 #define SPINFER_EPILOGUE_BYTES 64
 
 #ifndef __CUDACC_RTC__
 
-/* spinfer_device_query() : the current device. Errors: NULL, CUDA. */
+/* spinfer_device_query() : the current device. Keep its answer: reading the clocks can take long. read_gbs is not
+ * measured: 94 % of what clock and width of the memory allow, as on an H200. Errors: NULL, CUDA. */
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 
 /* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give
@@ -165,6 +175,26 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
  *   Errors    NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH (older than sm_80), SMEM */
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan);
+
+/* spinfer_spmm_estimate() : is it worth it? A matrix may be too small, have too few zeros or meet too many tokens:
+ *
+ *     spinfer_spmm_estimate(NULL, &W, n, &device, &e);
+ *     if (e.dense_us < e.spmm_us) ...    // keep it dense
+ *
+ *   plan      in   NULL: spinfer_spmm_plan(). A dependent launch is estimated as a plain one (it gains about 1 us).
+ *   W, n      in   as for spinfer_spmm_plan(). W->max_record is taken for the size of all records, and the bytes to be
+ *                  read are W->data_bytes, or less if max_record says so (a slice keeps the number of its parent).
+ *   device    in   spinfer_device_query(), or made by hand
+ *   estimate  out
+ *
+ * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
+ * 3 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 88 % at 32 tokens
+ * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth. dense_us counts bytes but no arithmetic,
+ * which is too little from some hundred tokens on.
+ *
+ *   Errors    as spinfer_spmm_plan(), and PLAN; ARCH also for a dependent launch before sm_90. Nothing was written. */
+SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                 const spinfer_device *device, spinfer_estimate *estimate);
 
 /* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
  * splits - 1 times the sums of all blocks along M and tokens, at most 2 TiB. Pure. Errors: as spinfer_spmm_plan(), and
@@ -209,13 +239,17 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
  *     spinfer_kernel_launch(mlp_up, 4, &fused, sizeof fused, NULL, 1.0f, &W, X, K, 0.0f, Y, M, n, workspace,
  *                           workspace_bytes, stream);
  *
- * In all three, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype
+ * In all of them, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype
  * of W, the first that takes n tokens at once or else the last; its `tokens` and `team` say which. */
 
-/* spinfer_kernel_plan(), spinfer_kernel_workspace_bytes() : as spinfer_spmm_plan() and spinfer_spmm_workspace_bytes(),
- * for these kernels. Pure. Errors: the same; PLAN if no kernel has the dtype of W, or none is the plan's. */
+/* spinfer_kernel_plan(), spinfer_kernel_estimate(), spinfer_kernel_workspace_bytes() : as spinfer_spmm_plan(),
+ * spinfer_spmm_estimate() and spinfer_spmm_workspace_bytes(), for these kernels. Pure. What an epilogue adds is not
+ * estimated. Errors: the same; PLAN if no kernel has the dtype of W, or none is the plan's. */
 SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
                                                size_t n, const spinfer_device *device, spinfer_plan *plan);
+SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
+                                                   const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                   const spinfer_device *device, spinfer_estimate *estimate);
 SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *kernels, size_t count,
                                                           const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                           size_t *bytes);
@@ -2698,6 +2732,32 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     return SPINFER_OK;
 }
 
+/* Most warps of a block of this kernel (SPINFER_BLOCK_WARPS). */
+static inline int spinfer_detail_max_warps(const spinfer_kernel *kernel, const spinfer_device *device)
+{
+    return device->compute / 10 != 9 && kernel->max_warps > 16 ? 16 : kernel->max_warps;
+}
+
+/* Bytes of shared memory of each block, if so many are to share an SM; an SM has 1024 more than a block may take, which
+ * each block loses again. */
+static inline uint32_t spinfer_detail_smem_limit(const spinfer_device *device, int blocks_per_sm)
+{
+    const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
+    return limit > 0 ? (uint32_t)limit : 0;
+}
+
+/* Can this GPU run this kernel with this plan? */
+static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *plan, const spinfer_kernel *kernel,
+                                                         const spinfer_matrix *W, const spinfer_device *device)
+{
+    if (kernel->own_bytes > (uint32_t)device->smem_per_block ||
+        spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total > spinfer_detail_smem_limit(device, 1))
+        return SPINFER_ERR_SMEM;
+    if (device->compute < 80 || (device->compute < 90 && plan->dependent)) return SPINFER_ERR_ARCH;
+    if (plan->strips * plan->warps_k * plan->team > spinfer_detail_max_warps(kernel, device)) return SPINFER_ERR_PLAN;
+    return SPINFER_OK;
+}
+
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
  * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
  * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit. */
@@ -2775,13 +2835,12 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     return us;
 }
 
-/* The current device, for a kernel that may have been compiled for less. */
+/* What a launch must know of the current device, for a kernel that may have been compiled for less. */
 static inline spinfer_status spinfer_detail_query(const void *kernel, spinfer_device *device)
 {
     int                       id, major, minor;
-    spinfer_device            d;
+    spinfer_device            d = {};
     struct cudaFuncAttributes attributes;
-    if (!device) return SPINFER_ERR_NULL;
     if (cudaGetDevice(&id) != cudaSuccess ||
         cudaDeviceGetAttribute(&d.sm_count, cudaDevAttrMultiProcessorCount, id) != cudaSuccess ||
         cudaDeviceGetAttribute(&d.smem_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, id) != cudaSuccess ||
@@ -2799,7 +2858,20 @@ static inline spinfer_status spinfer_detail_query(const void *kernel, spinfer_de
 
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 {
-    return spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, device);
+    int                  id, clock_khz, memory_khz, memory_bits;
+    spinfer_device       d;
+    const spinfer_status status = spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, &d);
+    if (!device) return SPINFER_ERR_NULL;
+    if (status != SPINFER_OK) return status;
+    if (cudaGetDevice(&id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, id) != cudaSuccess ||
+        cudaDeviceGetAttribute(&memory_bits, cudaDevAttrGlobalMemoryBusWidth, id) != cudaSuccess)
+        return SPINFER_ERR_CUDA;
+    d.clock_mhz = clock_khz / 1000;
+    d.read_gbs = (int)(0.94 * 2.0 * memory_khz * (memory_bits / 8) * 1e-6); /* two transfers in a clock */
+    *device = d;
+    return SPINFER_OK;
 }
 
 SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
@@ -2820,8 +2892,7 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
     if (!kernel) return SPINFER_ERR_PLAN;
     p.tokens = kernel->tokens;
     p.team = kernel->team;
-    max_warps = kernel->max_warps;
-    if (device->compute / 10 != 9 && max_warps > 16) max_warps = 16; /* SPINFER_BLOCK_WARPS */
+    max_warps = spinfer_detail_max_warps(kernel, device);
     max_splits = spinfer_col_groups(W->cols) < 26 ? (int)spinfer_col_groups(W->cols) : 26;
     for (p.splits = 1; p.splits <= max_splits; p.splits++) {
         for (p.strips = 1;
@@ -2832,10 +2903,10 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
                 continue;
             for (p.warps_k = 1; p.warps_k * p.strips * p.team <= max_warps; p.warps_k++) {
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
-                    const int limit = (device->smem_per_block + 1024) / blocks_per_sm - 1024 - 64;
-                    double    us;
+                    double us;
                     if (p.strips * p.warps_k * p.team * blocks_per_sm > max_warps ||
-                        !spinfer_detail_fit(&p, W, kernel->own_bytes, limit > 0 ? (uint32_t)limit : 0) ||
+                        !spinfer_detail_fit(&p, W, kernel->own_bytes,
+                                            spinfer_detail_smem_limit(device, blocks_per_sm)) ||
                         spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
@@ -2856,6 +2927,58 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
                                              spinfer_plan *plan)
 {
     return spinfer_kernel_plan(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, W, n, device, plan);
+}
+
+/* Bytes that a launch reads and writes: weights, X and Y. W->data_bytes is more than the weights of a slice. */
+static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n)
+{
+    const double groups = (double)spinfer_row_groups(W->rows) * spinfer_col_groups(W->cols);
+    const double most = groups * W->max_record, data = (double)W->data_bytes;
+    return (data < most ? data : most) + 4.0 * groups + 2.0 * (double)n * ((double)W->rows + (double)W->cols);
+}
+
+/* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.5 us
+ * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to the
+ * rows of bench/results/h200-fp16-iid.csv. The first model alone is 5.8 % off on average and 23 % at most, with them
+ * 3.6 and 14 %. */
+SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
+                                                   const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                   const spinfer_device *device, spinfer_estimate *estimate)
+{
+    spinfer_status        status = spinfer_detail_check_matrix(W);
+    const spinfer_kernel *kernel;
+    spinfer_plan          best;
+    double                decode_us, read_us, clock_mhz, bytes_per_us, dense_bytes;
+    int                   two_blocks;
+    if (!kernels || !device || !estimate) return SPINFER_ERR_NULL;
+    if (status == SPINFER_OK && !plan) {
+        status = spinfer_kernel_plan(kernels, count, W, n, device, &best);
+        plan = &best;
+    }
+    if (status != SPINFER_OK) return status;
+    if (device->sm_count < 1) return SPINFER_ERR_SHAPE;
+    kernel = spinfer_detail_find(kernels, count, W->dtype, plan);
+    status = spinfer_detail_check_plan(plan, kernel, W, n);
+    if (status == SPINFER_OK) status = spinfer_detail_check_device(plan, kernel, W, device);
+    if (status != SPINFER_OK) return status;
+
+    clock_mhz = device->clock_mhz > 0 ? device->clock_mhz : 1980.0;
+    bytes_per_us = 1e3 * (device->read_gbs > 0 ? device->read_gbs : 4640.0);
+    two_blocks =
+        2 * plan->strips * plan->warps_k * plan->team <= spinfer_detail_max_warps(kernel, device) &&
+        spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total <= spinfer_detail_smem_limit(device, 2);
+    decode_us = spinfer_detail_estimate(plan, W, n, device, two_blocks ? 2 : 1) * (1980.0 / clock_mhz);
+    read_us = 5.5 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
+    dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
+    estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
+    estimate->dense_us = 4.8 + dense_bytes / (0.95 * bytes_per_us);
+    return SPINFER_OK;
+}
+
+SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                                 const spinfer_device *device, spinfer_estimate *estimate)
+{
+    return spinfer_kernel_estimate(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, device, estimate);
 }
 
 SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *kernels, size_t count,
@@ -2939,13 +3062,10 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     if (needed && (uintptr_t)workspace % 16) return SPINFER_ERR_ALIGNMENT;
     if (workspace_bytes < needed) return SPINFER_ERR_CAPACITY;
 
-    if (kernel->own_bytes > (uint32_t)device.smem_per_block) return SPINFER_ERR_SMEM;
+    status = spinfer_detail_check_device(&args.plan, kernel, W, &device);
+    if (status != SPINFER_OK) return status;
     args.layout = spinfer_smem_layout(&args.plan, W->max_record, kernel->own_bytes);
     config.dynamicSmemBytes = args.layout.total;
-    if (config.dynamicSmemBytes + 64 > (size_t)device.smem_per_block) return SPINFER_ERR_SMEM;
-    if (device.compute < 80) return SPINFER_ERR_ARCH;
-    if (device.compute < 90 && args.plan.dependent) return SPINFER_ERR_ARCH;
-    if (device.compute / 10 != 9 && args.plan.strips * args.plan.warps_k * kernel->team > 16) return SPINFER_ERR_PLAN;
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
@@ -3082,7 +3202,7 @@ static inline spinfer_status spinfer_detail_launch(const void *kernel, void *arg
 {
     spinfer_device       device;
     cudaLaunchConfig_t   config = {};
-    const spinfer_status status = spinfer_device_query(&device);
+    const spinfer_status status = spinfer_detail_query(kernel, &device);
     uint32_t             blocks = tiles, most;
     if (status != SPINFER_OK) return status;
     if (device.compute < 80) return SPINFER_ERR_ARCH;

@@ -1,7 +1,8 @@
 /* Risk: the planner divides by zero, oversubscribes shared memory or asks for what a GPU lacks, on a machine that
- * nobody here has.
+ * nobody here has; the estimate does not say what was measured.
  *
- * spinfer_spmm_plan() is a pure host function: no GPU is needed, and the matrix may be one that nobody can store. */
+ * spinfer_spmm_plan() and spinfer_spmm_estimate() are pure host functions: no GPU is needed, and the matrix may be one
+ * that nobody can store. */
 #define SPINFER_IMPLEMENTATION
 #include "common.h"
 #include "spinfer.cuh"
@@ -11,9 +12,10 @@
 static const struct {
     const char    *name;
     spinfer_device device;
-} gpus[] = {{"A100", {108, 166912, 80}},      {"RTX 3090", {82, 101376, 86}}, {"RTX 4090", {128, 101376, 89}},
-            {"L4", {58, 101376, 89}},         {"H200", {132, 232448, 90}},    {"B200", {148, 232448, 100}},
-            {"RTX 5090", {170, 101376, 120}}, {"one SM", {1, 101376, 80}}};
+} gpus[] = {{"A100", {108, 166912, 80, 1410, 1910}},      {"RTX 3090", {82, 101376, 86, 1695, 880}},
+            {"RTX 4090", {128, 101376, 89, 2520, 940}},   {"L4", {58, 101376, 89, 2040, 280}},
+            {"H200", {132, 232448, 90, 1980, 4640}},      {"B200", {148, 232448, 100, 1965, 7500}},
+            {"RTX 5090", {170, 101376, 120, 2407, 1680}}, {"one SM", {1, 101376, 80, 0, 0}}};
 
 static const uint32_t dims[] = {
     1,    7,    8,    31,   32,   33,    63,    64,    65,    127,    129,     512,      1000,
@@ -81,7 +83,8 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
 static void test_refusals(void)
 {
     const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
-    const spinfer_device h200 = {132, 232448, 90}, turing = {72, 65536, 75}, tiny = {132, 1024, 90};
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640}, turing = {72, 65536, 75, 0, 0};
+    const spinfer_device tiny = {132, 1024, 90, 0, 0};
     spinfer_matrix       bad;
     spinfer_plan         plan, before;
     size_t               bytes = 123;
@@ -118,7 +121,7 @@ static void test_small_memory(void)
     const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
     int                  bytes, planned = 0, refused = 0;
     for (bytes = 0; bytes <= 65536; bytes += 64) {
-        const spinfer_device device = {132, bytes, 90};
+        const spinfer_device device = {132, bytes, 90, 0, 0};
         spinfer_plan         plan;
         const spinfer_status status = spinfer_spmm_plan(&W, 16, &device, &plan);
         if (status == SPINFER_OK) {
@@ -256,9 +259,175 @@ static void test_limits(void)
 #undef STATUS
 }
 
+/* ---- The estimate ---------------------------------------------------------------------------- */
+
+static spinfer_estimate estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
+                                 const spinfer_device *device)
+{
+    spinfer_estimate e, again;
+    memset(&e, 0x00, sizeof e);
+    memset(&again, 0xff, sizeof again);
+    CHECK_SPINFER(spinfer_spmm_estimate(plan, W, n, device, &e));
+    CHECK_SPINFER(spinfer_kernel_estimate(W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16, 4, plan, W,
+                                          n, device, &again));
+    CHECK(memcmp(&e, &again, sizeof e) == 0);
+    CHECK(e.spmm_us > 0 && e.spmm_us < 1e30 && e.dense_us > 0 && e.dense_us < 1e30); /* neither NaN nor infinite */
+    return e;
+}
+
+/* Whatever the GPU: more work, a slower clock or slower memory never make it faster. */
+static void check_estimate(const spinfer_matrix *W, size_t n, const spinfer_device *gpu)
+{
+    spinfer_device   device = *gpu;
+    spinfer_matrix   sparser = *W;
+    spinfer_plan     plan;
+    spinfer_estimate e, other;
+    CHECK_SPINFER(spinfer_spmm_plan(W, n, gpu, &plan));
+    e = estimate(NULL, W, n, gpu);
+    other = estimate(&plan, W, n, gpu);
+    CHECK(memcmp(&e, &other, sizeof e) == 0);
+
+    if (!gpu->clock_mhz) device.clock_mhz = 1980; /* what zeros stand for */
+    if (!gpu->read_gbs) device.read_gbs = 4640;
+    other = estimate(&plan, W, n, &device);
+    CHECK(memcmp(&e, &other, sizeof e) == 0);
+    device.clock_mhz /= 2;
+    other = estimate(&plan, W, n, &device);
+    CHECK(other.spmm_us >= e.spmm_us && other.dense_us == e.dense_us);
+    device.clock_mhz = gpu->clock_mhz, device.read_gbs /= 2;
+    other = estimate(&plan, W, n, &device);
+    CHECK(other.spmm_us >= e.spmm_us && other.dense_us > e.dense_us && other.dense_us < 2 * e.dense_us);
+
+    if (n / 2 > 0) CHECK(estimate(NULL, W, n / 2, gpu).dense_us < e.dense_us);
+    sparser.data_bytes /= 1000;
+    other = estimate(&plan, &sparser, n, gpu);
+    CHECK(other.spmm_us <= e.spmm_us && other.dense_us == e.dense_us);
+    sparser = *W, sparser.max_record = SPINFER_RECORD_VALUES;
+    if (2 * plan.strips * plan.warps_k * plan.team > 28) { /* as many blocks on an SM as before */
+        other = estimate(&plan, &sparser, n, gpu);
+        CHECK(other.spmm_us <= e.spmm_us && other.dense_us == e.dense_us);
+    }
+}
+
+static void test_estimate_refusals(void)
+{
+    const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640}, a100 = {108, 166912, 80, 0, 0};
+    const spinfer_device turing = {72, 65536, 75, 0, 0};
+    const spinfer_device tiny = {132, 1024, 90, 0, 0}, none = {0, 232448, 90, 0, 0};
+    spinfer_matrix       bad;
+    spinfer_plan         plan, changed;
+    spinfer_estimate     e, before;
+    spinfer_kernel       greedy = spinfer_spmm_fp16[1];
+    memset(&e, 0x55, sizeof e);
+    before = e;
+    CHECK_SPINFER(spinfer_spmm_plan(&W, 16, &h200, &plan));
+    CHECK(spinfer_spmm_estimate(&plan, NULL, 16, &h200, &e) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_estimate(NULL, &W, 16, NULL, &e) == SPINFER_ERR_NULL);
+    CHECK(spinfer_spmm_estimate(NULL, &W, 16, &h200, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_estimate(NULL, 4, NULL, &W, 16, &h200, &e) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_estimate(spinfer_spmm_bf16, 4, NULL, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
+    CHECK(spinfer_kernel_estimate(spinfer_spmm_fp16, 1, &plan, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
+    CHECK(spinfer_spmm_estimate(NULL, &W, 0, &h200, &e) == SPINFER_ERR_SHAPE);
+    CHECK(spinfer_spmm_estimate(&plan, &W, 0, &h200, &e) == SPINFER_ERR_SHAPE);
+    CHECK(spinfer_spmm_estimate(&plan, &W, 16, &none, &e) == SPINFER_ERR_SHAPE);
+    CHECK(spinfer_spmm_estimate(NULL, &W, 16, &turing, &e) == SPINFER_ERR_ARCH);
+    CHECK(spinfer_spmm_estimate(NULL, &W, 16, &tiny, &e) == SPINFER_ERR_SMEM);
+    CHECK(spinfer_spmm_estimate(&plan, &W, 16, &tiny, &e) == SPINFER_ERR_SMEM);
+    greedy.own_bytes = 232448;
+    CHECK(spinfer_kernel_estimate(&greedy, 1, &plan, &W, 16, &h200, &e) == SPINFER_ERR_SMEM);
+    bad = W, bad.format = 99;
+    CHECK(spinfer_spmm_estimate(&plan, &bad, 16, &h200, &e) == SPINFER_ERR_VERSION);
+    bad = W, bad.dtype = 3;
+    CHECK(spinfer_spmm_estimate(&plan, &bad, 16, &h200, &e) == SPINFER_ERR_DTYPE);
+    bad = W, bad.max_record = SPINFER_RECORD_MAX_BYTES + 16;
+    CHECK(spinfer_spmm_estimate(&plan, &bad, 16, &h200, &e) == SPINFER_ERR_FORMAT);
+
+    changed = plan, changed.stages = 1;
+    CHECK(spinfer_spmm_estimate(&changed, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
+    CHECK_SPINFER(spinfer_spmm_plan(&W, 16, &a100, &plan));
+    changed = plan, changed.dependent = 1;
+    CHECK(spinfer_spmm_estimate(&changed, &W, 16, &a100, &e) == SPINFER_ERR_ARCH);
+    changed = plan, changed.strips = 17, changed.warps_k = 1, changed.x_cols = 2, changed.x_pieces = 2;
+    CHECK(spinfer_spmm_estimate(&changed, &W, 16, &a100, &e) == SPINFER_ERR_PLAN); /* 17 warps: on Hopper only */
+    CHECK(memcmp(&e, &before, sizeof e) == 0);
+    CHECK_SPINFER(spinfer_spmm_estimate(&changed, &W, 16, &h200, &e));
+}
+
+/* How far the estimates are from the times of some rows. */
+typedef struct accuracy {
+    int    n, rows, right; /* right: rows in which the faster one was named */
+    double spmm_sum, spmm_max, dense_sum, dense_max;
+} accuracy;
+
+static void add_row(accuracy *a, const spinfer_estimate *e, double us, double cublas_us)
+{
+    const double spmm = fabs(e->spmm_us / us - 1), dense = fabs(e->dense_us / cublas_us - 1);
+    a->rows++;
+    a->right += (e->dense_us < e->spmm_us) == (cublas_us < us);
+    a->spmm_sum += spmm;
+    a->dense_sum += dense;
+    if (spmm > a->spmm_max) a->spmm_max = spmm;
+    if (dense > a->dense_max) a->dense_max = dense;
+}
+
+static void print_accuracy(const accuracy *a)
+{
+    printf("%4d tokens, %4d rows: the faster one named in %5.1f %%; error of spinfer %4.1f %% [%4.1f], "
+           "of cuBLAS %4.1f %% [%4.1f]\n",
+           a->n, a->rows, 100.0 * a->right / a->rows, 100 * a->spmm_sum / a->rows, 100 * a->spmm_max,
+           100 * a->dense_sum / a->rows, 100 * a->dense_max);
+}
+
+/* The largest of many records of a random mask has about four standard deviations more values than the mean. */
+static uint32_t largest_record(double density)
+{
+    const double values = SPINFER_GROUP_ELEMENTS * density;
+    const double bytes = SPINFER_RECORD_VALUES + 2 * (values + 4 * sqrt(values * (1 - density)));
+    return (uint32_t)(bytes / 16 + 1) * 16;
+}
+
+/* Times measured on an H200 (bench/README.md). The bars are what the documentation of spinfer_spmm_estimate() states:
+ * new times for a new kernel, and they may not hold any more. Then fit the model again. */
+static void test_measured(const char *root)
+{
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4641}; /* as in the head of the file */
+    accuracy             by_n[8] = {}, all = {};
+    char                 path[4096], line[1024];
+    FILE                *file;
+    size_t               i;
+    snprintf(path, sizeof path, "%s/bench/results/h200-fp16-iid.csv", root);
+    file = fopen(path, "r");
+    if (!file) fprintf(stderr, "cannot read %s\n", path);
+    CHECK(file);
+    while (fgets(line, sizeof line, file)) {
+        spinfer_matrix   W = matrix(1, 1, 272, SPINFER_FP16);
+        spinfer_estimate e;
+        size_t           n;
+        double           density, bytes, us, cublas_us;
+        if (sscanf(line, "%*[^,],%u,%u,%zu,fp16,iid,%*d,%lf,%lf,%*f,%lf,%*f,%*f,%lf", &W.rows, &W.cols, &n, &density,
+                   &bytes, &us, &cublas_us) != 7)
+            continue; /* the head */
+        W.group_ld = spinfer_col_groups(W.cols);
+        W.max_record = largest_record(density);
+        W.data_bytes = (uint64_t)bytes - spinfer_offsets_bytes(W.rows, W.cols);
+        e = estimate(NULL, &W, n, &h200);
+        for (i = 0; i + 1 < COUNT(by_n) && by_n[i].n && by_n[i].n != (int)n; i++) {}
+        by_n[i].n = (int)n;
+        add_row(&by_n[i], &e, us, cublas_us);
+        add_row(&all, &e, us, cublas_us);
+    }
+    fclose(file);
+    for (i = 0; i < COUNT(by_n) && by_n[i].n; i++) print_accuracy(&by_n[i]);
+    CHECK(all.rows >= 1000);
+    CHECK(all.right >= 0.96 * all.rows);
+    CHECK(all.spmm_sum <= 0.04 * all.rows && all.dense_sum <= 0.04 * all.rows);
+    for (i = 0; i < COUNT(by_n) && by_n[i].n; i++) CHECK(by_n[i].right >= 0.87 * by_n[i].rows);
+}
+
 #define PICK(list, seed, index) ((list)[random_bits(seed, index) % COUNT(list)])
 
-int main(void)
+int main(int argc, char **argv)
 {
     const char    *small = getenv("SPINFER_TEST_SMALL");
     const uint64_t draws = small && strcmp(small, "1") == 0 ? 200 : 100000;
@@ -268,11 +437,14 @@ int main(void)
             matrix(PICK(dims, i, 0), PICK(dims, i, 1), PICK(max_records, i, 2), i & 1 ? SPINFER_BF16 : SPINFER_FP16);
         const size_t gpu = random_bits(i, 4) % COUNT(gpus);
         check_plan(&W, PICK(token_counts, i, 3), &gpus[gpu].device, gpus[gpu].name);
+        if (i % 8 == 0) check_estimate(&W, PICK(token_counts, i, 3), &gpus[gpu].device);
     }
     test_refusals();
     test_limits();
     test_small_memory();
     test_own_memory();
+    test_estimate_refusals();
+    test_measured(argc > 1 ? argv[1] : ".");
     printf("%llu plans\nOK\n", (unsigned long long)draws);
     return 0;
 }
