@@ -183,6 +183,16 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* The plan of the library for a plain launch, with the changes of --plan. */
+static spinfer_plan choose_plan(const options *o, const spinfer_matrix *W, int n, const spinfer_device *device)
+{
+    spinfer_plan plan;
+    CHECK_SPINFER(spinfer_spmm_plan(W, (size_t)n, device, &plan));
+    plan.dependent = 0;
+    if (o->plan && !override_plan(&plan, o->plan)) usage_error("not a plan:", o->plan);
+    return plan;
+}
+
 static int time_or_complain(run *run, product *p, timing *t, const result *r)
 {
     const outcome o = time_product(&run->b, p, t);
@@ -205,10 +215,7 @@ static int time_row(run *run, const layer *L, const uint16_t *X, void *Y, int wi
     p.X = X;
     p.Y = Y;
     p.n = r->n;
-    CHECK_SPINFER(spinfer_spmm_plan(&L->matrices[0], (size_t)r->n, &run->device, &p.plan));
-    p.plan.dependent = 0;
-    if (run->o->plan && !override_plan(&p.plan, run->o->plan)) usage_error("not a plan:", run->o->plan);
-    r->plan = p.plan;
+    r->plan = p.plan = choose_plan(run->o, &L->matrices[0], r->n, &run->device);
     if (!time_or_complain(run, &p, &t, r)) return 0;
     r->us = t.us;
     r->spread = t.spread;
@@ -294,30 +301,45 @@ static int run_shape(run *run, const shape *s)
 
 /* ---- Predict --------------------------------------------------------------------------------- */
 
-/* Both times without running anything. An average record has 7 bytes of padding. */
-static void predict_row(const options *o, result *r)
+/* What the command line says of a GPU; else the one that is here; else an H200. */
+static spinfer_device predicted_device(const options *o)
 {
-    const shape *s = &r->layer;
-    const double weights = (double)s->M * (double)s->K;
-    const double cycles_us = weights / (predicted_decode_rate(o, r->n) * o->sms * o->clock_mhz);
-    const double groups = (double)spinfer_row_groups((uint32_t)s->M) * spinfer_col_groups((uint32_t)s->K);
-    double       read_us;
-    r->density = 1 - 0.01 * r->zeros;
-    r->encoded_bytes = groups * (4 + SPINFER_RECORD_VALUES + 7) + 2 * r->density * weights;
-    read_us = roofline_us(r, o->bandwidth);
-    r->us = o->fixed_us + sparse_fixed_us + (cycles_us > read_us ? cycles_us : read_us);
-    r->cublas_us = o->fixed_us + (dense_bytes(s) + token_bytes(s, r->n)) / (1e3 * o->bandwidth);
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640};
+    spinfer_device       device;
+    if (spinfer_device_query(&device) != SPINFER_OK) device = h200;
+    if (o->compute) { /* KB of shared memory for a block: 163, 99 or 227 */
+        const int small = o->compute == 86 || o->compute == 89 || o->compute / 10 == 12;
+        device.smem_per_block = 1024 * (o->compute < 90 && !small ? 163 : small ? 99 : 227);
+        device.compute = o->compute;
+    }
+    if (o->sms) device.sm_count = o->sms;
+    if (o->clock_mhz) device.clock_mhz = o->clock_mhz;
+    if (o->bandwidth > 0) device.read_gbs = (int)o->bandwidth;
+    return device;
+}
+
+/* Both times without running anything. */
+static void predict_row(const options *o, const spinfer_device *device, result *r)
+{
+    const shape         *s = &r->layer;
+    const spinfer_matrix W = imagine_matrix(s->M, s->K, 1 - 0.01 * r->zeros, o->dtype);
+    spinfer_estimate     e;
+    r->plan = choose_plan(o, &W, r->n, device);
+    CHECK_SPINFER(spinfer_spmm_estimate(&r->plan, &W, (size_t)r->n, device, &e));
+    r->us = e.spmm_us;
+    r->cublas_us = e.dense_us;
+    r->encoded_bytes = (double)spinfer_offsets_bytes(s->M, s->K) + (double)W.data_bytes;
     r->us_dependent = r->best_us = NAN;
-    printf("%-22s %6zu x %-6zu n=%-3d %2d%%  dense %8.2f us, sparse %8.2f us (bound by %s), %.2fx: %s\n", s->name, s->M,
-           s->K, r->n, r->zeros, r->cublas_us, r->us, cycles_us > read_us ? "decode" : "bytes", speedup(r),
-           speedup(r) > 1 ? "pays" : "does not pay");
+    printf("%-22s %6zu x %-6zu n=%-3d %2d%%  dense %8.2f us, sparse %8.2f us, %.2fx: %s\n", s->name, s->M, s->K, r->n,
+           r->zeros, r->cublas_us, r->us, speedup(r), speedup(r) > 1 ? "pays" : "keep it dense");
 }
 
 static void predict(const options *o, results *all)
 {
-    int i, z, t;
-    printf("assumed: %.0f GB/s, %.1f weights per clock and SM (%d tokens), %d SMs at %d MHz, %.1f us fixed\n",
-           o->bandwidth, predicted_decode_rate(o, o->n[0]), o->n[0], o->sms, o->clock_mhz, o->fixed_us);
+    const spinfer_device device = predicted_device(o);
+    int                  i, z, t;
+    printf("assumed: compute capability %d.%d, %d SMs at %d MHz, reads %d GB/s\n", device.compute / 10,
+           device.compute % 10, device.sm_count, device.clock_mhz, device.read_gbs);
     for (i = 0; i < o->shape_count; i++)
         for (z = 0; z < o->zeros_count; z++)
             for (t = 0; t < o->n_count; t++) {
@@ -326,7 +348,7 @@ static void predict(const options *o, results *all)
                 r.layer = o->shapes[i];
                 r.n = o->n[t];
                 r.zeros = o->zeros[z];
-                predict_row(o, &r);
+                predict_row(o, &device, &r);
                 add_result(all, &r);
             }
 }
@@ -428,13 +450,12 @@ static void run_all(run *run)
 
 int main(int argc, char **argv)
 {
-    options   o = parse_options(argc, argv);
-    const int gpu_unknown = !(o.bandwidth > 0 && o.sms && o.clock_mhz), needs_gpu = !o.predict || gpu_unknown;
-    int       devices = 0;
-    run       run;
+    options o = parse_options(argc, argv);
+    int     devices = 0;
+    run     run;
     memset(&run, 0, sizeof run);
     run.o = &o;
-    if (needs_gpu) {
+    if (!o.predict) {
         if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
             fprintf(stderr, "bench_spmm: no GPU\n");
             return SKIPPED;
@@ -452,7 +473,7 @@ int main(int argc, char **argv)
         if (o.model) print_model(&o, &run.all);
     }
     if (run.failures) printf("\n%d FAILURES: wrong results or refused plans, see above\n", run.failures);
-    if (needs_gpu) close_bench(&run.b);
+    if (!o.predict) close_bench(&run.b);
     free(run.all.rows);
     return run.failures ? 1 : 0;
 }

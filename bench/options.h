@@ -18,22 +18,10 @@ typedef struct options {
     spinfer_dtype dtype;
     int           wanda, hot, sweep, predict, repeats;
     cusparse_rows cusparse;
-    double        budget;                           /* seconds; 0: no limit                */
-    double        bandwidth, decode_rate, fixed_us; /* of --predict; 0: measured, default  */
-    int           sms, clock_mhz;                   /* of --predict; 0: this GPU           */
+    double        budget;                  /* seconds; 0: no limit                                           */
+    double        bandwidth;               /* GB/s; 0: measured, or with --predict what the library says     */
+    int           sms, clock_mhz, compute; /* of --predict; 0: this GPU                                      */
 } options;
-
-/* What --predict assumes where the command line says nothing: weights that an SM expands per clock, for up to 8, 16, 32
- * and 64 tokens, and the part of a call that no byte explains, for cuBLAS and what comes on top here. Least squares over
- * the 1120 rows of results/h200-fp16-iid.csv, 4 to 6 % off on average. Which of the two is faster comes out as measured
- * in 96 % of the rows up to 16 tokens, 79 % at 32, 100 % at 64. */
-static const double default_decode_rate[4] = {16.2, 14.0, 9.9, 7.0}, default_fixed_us = 5.4, sparse_fixed_us = 1.3;
-
-static inline double predicted_decode_rate(const options *o, int n)
-{
-    if (o->decode_rate > 0) return o->decode_rate;
-    return default_decode_rate[n <= 8 ? 0 : n <= 16 ? 1 : n <= 32 ? 2 : 3];
-}
 
 static const char *const help =
     "bench_spmm [options]: time spinfer_spmm() against the best cuBLAS\n"
@@ -61,11 +49,10 @@ static const char *const help =
     "  --tag TEXT        goes into the CSV, for instance the git hash\n"
     "\n"
     "does it pay?\n"
-    "  --predict         no layer is run: both times from bandwidth, decode rate and a fixed cost\n"
-    "  --bandwidth GB/s  instead of measuring it\n"
-    "  --decode-rate R   weights for each clock and SM\n"
-    "  --fixed-us US     cost of a launch that its bytes do not explain\n"
-    "  --sms COUNT --clock MHZ   with --bandwidth: a GPU that is not here\n";
+    "  --predict         nothing is run, spinfer_spmm_estimate() answers\n"
+    "  --sms COUNT --clock MHZ --compute CAPABILITY   for a GPU that is not here, 80 for an A100\n"
+    "                                                                  (this one; without any, an H200)\n"
+    "  --bandwidth GB/s  that a kernel can read; without --predict: instead of measuring it\n";
 
 typedef struct model {
     const char *name;
@@ -204,7 +191,6 @@ static inline options parse_options(int argc, char **argv)
     o.dtype = SPINFER_FP16;
     o.cusparse = CUSPARSE_FIRST;
     o.repeats = 7;
-    o.fixed_us = default_fixed_us;
     for (i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         size_t      M, K;
@@ -238,10 +224,9 @@ static inline options parse_options(int argc, char **argv)
         else if (strcmp(name, "--repeats") == 0) o.repeats = parse_int(value, 1, 1000);
         else if (strcmp(name, "--budget") == 0) o.budget = parse_double(value);
         else if (strcmp(name, "--bandwidth") == 0) o.bandwidth = parse_double(value);
-        else if (strcmp(name, "--decode-rate") == 0) o.decode_rate = parse_double(value);
-        else if (strcmp(name, "--fixed-us") == 0) o.fixed_us = parse_double(value);
         else if (strcmp(name, "--sms") == 0) o.sms = parse_int(value, 1, 10000);
         else if (strcmp(name, "--clock") == 0) o.clock_mhz = parse_int(value, 1, 10000);
+        else if (strcmp(name, "--compute") == 0) o.compute = parse_int(value, 80, 999);
         else if (strcmp(name, "--shape") == 0 && sscanf(value, "%zux%zu%n", &M, &K, &length) == 2 && !value[length])
             add_shape(&o, value, M, K, 1);
         else usage_error("unknown option, or a value that it does not take:", name);

@@ -379,14 +379,6 @@ static void print_accuracy(const accuracy *a)
            100 * a->dense_sum / a->rows, 100 * a->dense_max);
 }
 
-/* The largest of many records of a random mask has about four standard deviations more values than the mean. */
-static uint32_t largest_record(double density)
-{
-    const double values = SPINFER_GROUP_ELEMENTS * density;
-    const double bytes = SPINFER_RECORD_VALUES + 2 * (values + 4 * sqrt(values * (1 - density)));
-    return (uint32_t)(bytes / 16 + 1) * 16;
-}
-
 /* Times measured on an H200 (bench/README.md). The bars are what the documentation of spinfer_spmm_estimate() states:
  * new times for a new kernel, and they may not hold any more. Then fit the model again. */
 static void test_measured(const char *root)
@@ -401,16 +393,14 @@ static void test_measured(const char *root)
     if (!file) fprintf(stderr, "cannot read %s\n", path);
     CHECK(file);
     while (fgets(line, sizeof line, file)) {
-        spinfer_matrix   W = matrix(1, 1, 272, SPINFER_FP16);
+        spinfer_matrix   W;
         spinfer_estimate e;
-        size_t           n;
-        double           density, bytes, us, cublas_us;
-        if (sscanf(line, "%*[^,],%u,%u,%zu,fp16,iid,%*d,%lf,%lf,%*f,%lf,%*f,%*f,%lf", &W.rows, &W.cols, &n, &density,
-                   &bytes, &us, &cublas_us) != 7)
+        size_t           rows, cols, n;
+        double           density, us, cublas_us;
+        if (sscanf(line, "%*[^,],%zu,%zu,%zu,fp16,iid,%*d,%lf,%*f,%*f,%lf,%*f,%*f,%lf", &rows, &cols, &n, &density, &us,
+                   &cublas_us) != 6)
             continue; /* the head */
-        W.group_ld = spinfer_col_groups(W.cols);
-        W.max_record = largest_record(density);
-        W.data_bytes = (uint64_t)bytes - spinfer_offsets_bytes(W.rows, W.cols);
+        W = imagine_matrix(rows, cols, density, SPINFER_FP16);
         e = estimate(NULL, &W, n, &h200);
         for (i = 0; i + 1 < COUNT(by_n) && by_n[i].n && by_n[i].n != (int)n; i++) {}
         by_n[i].n = (int)n;
