@@ -72,6 +72,42 @@ def best_cell(rows):
     return f"{geomean(speedups):.2f} [{min(speedups):.2f}]" if speedups else "-"
 
 
+def break_even(rows):
+    """Zeros from which on a layer is faster than dense, given its rows for one n; interpolated. -1: from the fewest that
+    were measured on, math.inf: not even with the most."""
+    rows = sorted(rows, key=lambda row: row["zeros"], reverse=True)
+    if rows[0]["speedup"] < 1:
+        return math.inf
+    for above, below in zip(rows, rows[1:]):
+        if below["speedup"] < 1:
+            share = (1 - below["speedup"]) / (above["speedup"] - below["speedup"])
+            return below["zeros"] + share * (above["zeros"] - below["zeros"])
+    return -1
+
+
+def break_even_lines(rows):
+    zeros = values_of(rows, "zeros")
+
+    def cell(points, share):
+        point = sorted(points)[math.ceil(share * len(points)) - 1] if points else math.inf
+        return "-" if point == math.inf else f"{math.ceil(point) if point > 0 else zeros[0]:.0f} %"
+
+    lines = [
+        "Zeros from which on it is faster than dense, interpolated. "
+        f"{zeros[0]:.0f} %, the fewest measured, may mean fewer; -: not even at {zeros[-1]:.0f} %.",
+        "",
+        "| N | half of the layers | nine in ten | all | all above 100 MB dense |",
+        "|---" * 5 + "|",
+    ]
+    for n in values_of(rows, "n"):
+        layers = [select(rows, n=n, name=name) for name in values_of(rows, "name")]
+        points = [break_even(layer) for layer in layers if layer]
+        large = [break_even(layer) for layer in layers if layer and is_large(layer[0])]
+        cells = [cell(points, 0.5), cell(points, 0.9), cell(points, 1), cell(large, 1)]
+        lines.append(f"| {n:.0f} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def table_text(rows, facts):
     dtype, mask = rows[0]["dtype"], rows[0]["mask"]
     rows = select(rows, dtype=dtype, mask=mask)
@@ -95,6 +131,8 @@ def table_text(rows, facts):
     losses = [row for row in rows if row["speedup"] < 1]
     share = f"{len(losses)} of {len(rows)} rows"
     text.append(f"Dense is faster in {share}." if losses else f"Faster than dense in all {len(rows)} rows.")
+    if len(zeros) > 1:
+        text += ["", *break_even_lines(rows)]
     n, z = closest(tokens, 16), closest(zeros, 50)
     text += [
         "",
