@@ -105,10 +105,10 @@ struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed
 
 /* spinfer_device : the numbers of a GPU that a plan (the first three) and an estimate depend on. */
 typedef struct spinfer_device {
-    int sm_count;       /* multiprocessors                                                       */
-    int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)      */
+    int sm_count;       /* multiprocessors                                                                      */
+    int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)                     */
     int compute;        /* 10 * major + minor compute capability, 90 for an H200; less if the kernels of this
-                           program were built for less                                           */
+                           program were built for less                                                          */
     int clock_mhz;      /* highest clock of the multiprocessors, MHz. 0: not known, taken for 1980, an H200     */
     int read_gbs;       /* GB/s that a kernel can read from its memory. 0: not known, taken for 4640, an H200   */
 } spinfer_device;
@@ -152,8 +152,8 @@ typedef struct spinfer_fused {
     uint64_t    ldr;      /* elements from token to token of R, >= M                                            */
 } spinfer_fused;
 
-/* spinfer_estimate : what a product is expected to take, from launch to launch, with the weights read from memory (not
- * from L2). */
+/* spinfer_estimate : what a multiplication is expected to take, from launch to launch, if the weights come from memory
+ * and not from L2. */
 typedef struct spinfer_estimate {
     double spmm_us;  /* microseconds, by this library                                                          */
     double dense_us; /* microseconds, by a good library for dense matrices (cuBLAS), W stored in 16 bits each  */
@@ -2858,10 +2858,11 @@ static inline spinfer_status spinfer_detail_query(const void *kernel, spinfer_de
 
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 {
-    int                  id, clock_khz, memory_khz, memory_bits;
-    spinfer_device       d;
-    const spinfer_status status = spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, &d);
+    int            id, clock_khz, memory_khz, memory_bits;
+    spinfer_device d;
+    spinfer_status status;
     if (!device) return SPINFER_ERR_NULL;
+    status = spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, &d);
     if (status != SPINFER_OK) return status;
     if (cudaGetDevice(&id) != cudaSuccess ||
         cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, id) != cudaSuccess ||
