@@ -1,5 +1,5 @@
-/* quickstart_layer.h - the options and the layer of 00_quickstart: a weight from a .npy file, or one that is made up and
- * pruned. C99, CUDA C and C++. */
+/* quickstart_layer.h - the options and the layer of 00_quickstart: a weight from a .npy file, or a made-up, pruned one.
+ * C99, CUDA C and C++. */
 #ifndef SPINFER_EXAMPLES_QUICKSTART_LAYER_H
 #define SPINFER_EXAMPLES_QUICKSTART_LAYER_H
 
