@@ -5,6 +5,7 @@
 
 The idea. CuPy compiles CUDA C at run time, and the device half of spinfer needs nothing but its two headers. The kernel
 below is that of lesson 05 with 8 tokens. The weight is encoded in NumPy, which shows the whole format in a few lines.
+Who edits the headers sets CUPY_CACHE_IN_MEMORY=1: CuPy keeps kernels on disk and sees only changes of the code here.
 
 Introduces: RawModule, the format (section 2 of spinfer_encode.h) in NumPy
 """
