@@ -1798,8 +1798,8 @@ SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char 
     }
 }
 
-/* Adds `count` messages, three at a time. On an H200 that takes 1.5 % less of a layer of 1024 x 4096 than two at a time;
- * four, or those of several units at once, were slower (by 1 to 11 %): registers, and code that runs once. */
+/* Adds `count` messages, three at a time: 2.7 % faster than two for 1024 x 4096 and 16 tokens (H200). Four or
+ * more at a time, or those of several units at once, were slower by 1 to 11 %: they cost registers. */
 SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint32_t count, uint32_t stride,
                                                 spinfer_sums *sum)
 {
@@ -2788,11 +2788,12 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: 9 400 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.2,
+/* What the model below knows of a kernel: 11 600 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.0,
  * 0.8, 0.1 and 0.0 % slower on average than the best of the plans that were timed. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
-    double latency; /* a stage of a team, however few share the SM                                           */
+    double latency; /* a stage of a team that is alone on the SM ..                                          */
+    double crowd;   /* .. and what each warp on the SM adds                                                  */
     double record;  /* a record with half its weights, when the SM is busy: decode, or memory                */
     double density; /* .. and how much of it follows the size of a record                                    */
     double even;    /* 1: records cost what they cost; 0: a round of all teams costs the same if some rest   */
@@ -2802,6 +2803,8 @@ typedef struct spinfer_detail_model {
     double refill;  /* for each column of X that finds its slot taken, over the pieces + 1                   */
     double split;   /* for each strip of a block, and each further range of K                                */
     double message; /* to receive two messages                                                               */
+    double full;    /* a record costs more if fewer warps than this share the SM ..                          */
+    double few;     /* .. for one of them by this part                                                       */
 } spinfer_detail_model;
 
 /* Estimated microseconds of a plan; the smallest wins. For other GPUs it only has to rank. */
@@ -2809,10 +2812,10 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                              const spinfer_device *device, int blocks_per_sm)
 {
     static const spinfer_detail_model models[4] = {
-        {4.18, 1.385, 0.069, 0.444, 0.196, 0.648, 0.039, 0.098, 0.100, 0.037, 0.191}, /*  8 tokens */
-        {4.24, 1.39, 0.076, 0.32, 0.26, 0.80, 0.03, 0.11, 0.031, 0.05, 0.21},         /* 16        */
-        {5.13, 1.26, 0.094, 0.20, 0.34, 1.00, 0.15, 0.10, 0.012, 0.02, 0.31},         /* 32        */
-        {4.84, 1.60, 0.121, 0.05, 0.30, 1.00, 0.12, 0.17, 0.004, 0.10, 0.28}};        /* 64        */
+        {4.49, 0.951, 0.002, 0.073, 0.451, 0.201, 0.529, 0.035, 0.042, 0.010, 0.042, 0.071, 20, 0.121}, /*  8 tokens */
+        {4.29, 0.486, 0.051, 0.077, 0.340, 0.323, 0.754, 0.069, 0.068, 0.031, 0.057, 0.159, 20, 0.180}, /* 16        */
+        {5.13, 1.26, 0.0, 0.094, 0.20, 0.34, 1.00, 0.15, 0.10, 0.012, 0.02, 0.31, 11, 0.3},             /* 32        */
+        {4.84, 1.60, 0.0, 0.121, 0.05, 0.30, 1.00, 0.12, 0.17, 0.004, 0.10, 0.28, 11, 0.3}};            /* 64        */
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
@@ -2829,12 +2832,12 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double size = 1.0 + m->density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
     const double warps_sm = sharing * plan->strips * step, quarters = (double)(uint64_t)((warps_sm + 3.0) / 4.0);
     const double idle = 1.0 + m->idle * (4.0 * quarters / warps_sm - 1.0);
-    const double full = plan->tokens <= 16 ? 20.0 : 11.0; /* the timed plans had at least so many warps on an SM */
-    const double few = warps_sm < full ? 1.3 - 0.3 * warps_sm / full : 1.0;
+    const double few = warps_sm < m->full ? 1.0 + m->few * (1.0 - warps_sm / m->full) : 1.0;
     const double busy = m->record * size * records * idle * few + m->x * sharing * cols * plan->tokens / 1000.0;
     const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
+    const double alone = (m->latency + m->crowd * warps_sm) * rounds;
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
-    double       us = waves * (m->launch + (busy > m->latency * rounds ? busy : m->latency * rounds));
+    double       us = waves * (m->launch + (busy > alone ? busy : alone));
     us +=
         m->split * (plan->splits - 1) * plan->strips + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
