@@ -2768,7 +2768,8 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
 
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
  * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
- * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit. */
+ * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit, and two of 24
+ * 1 % better than three of 16. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
     const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
@@ -2776,8 +2777,9 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     int       per_piece;
     if (own_bytes > limit) return 0;
     plan->stages = 2;
-    for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece /= 2) {
+    for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece--) {
         plan->x_cols = per_piece * step;
+        if (plan->x_cols % 2 && per_piece > 1) continue;
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
@@ -2788,8 +2790,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: 11 600 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.0,
- * 0.8, 0.1 and 0.0 % slower on average than the best of the plans that were timed. Microseconds. */
+/* What the model below knows of a kernel: 20 000 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.0,
+ * 0.8, 0.0 and 0.1 % slower on average than the best of the plans that were timed. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */
@@ -2802,7 +2804,7 @@ typedef struct spinfer_detail_model {
     double piece;   /* for each piece of X                                                                   */
     double refill;  /* for each column of X that finds its slot taken, over the pieces + 1                   */
     double split;   /* for each strip of a block, and each further range of K                                */
-    double message; /* to receive two messages                                                               */
+    double message; /* to receive three messages                                                               */
     double full;    /* a record costs more if fewer warps than this share the SM ..                          */
     double few;     /* .. for one of them by this part                                                       */
 } spinfer_detail_model;
@@ -2812,10 +2814,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                              const spinfer_device *device, int blocks_per_sm)
 {
     static const spinfer_detail_model models[4] = {
-        {4.49, 0.951, 0.002, 0.073, 0.451, 0.201, 0.529, 0.035, 0.042, 0.010, 0.042, 0.071, 20, 0.121}, /*  8 tokens */
-        {4.29, 0.486, 0.051, 0.077, 0.340, 0.323, 0.754, 0.069, 0.068, 0.031, 0.057, 0.159, 20, 0.180}, /* 16        */
-        {5.13, 1.26, 0.0, 0.094, 0.20, 0.34, 1.00, 0.15, 0.10, 0.012, 0.02, 0.31, 11, 0.3},             /* 32        */
-        {4.84, 1.60, 0.0, 0.121, 0.05, 0.30, 1.00, 0.12, 0.17, 0.004, 0.10, 0.28, 11, 0.3}};            /* 64        */
+        {4.66, 0.849, 0.003, 0.0728, 0.439, 0.332, 0.454, 0.018, 0.029, 0.036, 0.045, 0.027, 20, 0.261}, /*  8 tokens */
+        {4.20, 0.899, 0.018, 0.0768, 0.314, 0.119, 0.811, 0.182, 0.079, 0.014, 0.051, 0.231, 20, 0.110}, /* 16        */
+        {4.63, 0.763, 0.043, 0.0899, 0.315, 0.190, 1.000, 0.359, 0.070, 0.004, 0.060, 0.299, 11, 0.134}, /* 32        */
+        {4.82, 1.026, 0.050, 0.1215, 0.047, 0.369, 1.000, 0.135, 0.181, 0.0003, 0.178, 0.231, 11,
+         0.769}}; /* 64        */
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
@@ -2838,8 +2841,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double alone = (m->latency + m->crowd * warps_sm) * rounds;
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
     double       us = waves * (m->launch + (busy > alone ? busy : alone));
-    us +=
-        m->split * (plan->splits - 1) * plan->strips + m->message * (plan->splits / 2) * ((units + warps - 1) / warps);
+    us += m->split * (plan->splits - 1) * plan->strips +
+          m->message * ((plan->splits + 1) / 3) * ((units + warps - 1) / warps);
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
     us += m->piece * cols / plan->x_cols;
     if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
