@@ -2804,7 +2804,7 @@ typedef struct spinfer_detail_model {
     double piece;   /* for each piece of X                                                                   */
     double refill;  /* for each column of X that finds its slot taken, over the pieces + 1                   */
     double split;   /* for each strip of a block, and each further range of K                                */
-    double message; /* to receive three messages                                                               */
+    double message; /* to receive three messages                                                             */
     double full;    /* a record costs more if fewer warps than this share the SM ..                          */
     double few;     /* .. for one of them by this part                                                       */
 } spinfer_detail_model;
@@ -2817,8 +2817,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
         {4.66, 0.849, 0.003, 0.0728, 0.439, 0.332, 0.454, 0.018, 0.029, 0.036, 0.045, 0.027, 20, 0.261}, /*  8 tokens */
         {4.20, 0.899, 0.018, 0.0768, 0.314, 0.119, 0.811, 0.182, 0.079, 0.014, 0.051, 0.231, 20, 0.110}, /* 16        */
         {4.66, 0.689, 0.050, 0.0904, 0.279, 0.302, 1.000, 0.381, 0.075, 0.002, 0.070, 0.290, 11, 0.193}, /* 32        */
-        {4.82, 1.026, 0.050, 0.1215, 0.047, 0.369, 1.000, 0.135, 0.181, 0.0003, 0.178, 0.231, 11,
-         0.769}}; /* 64        */
+        {4.82, 1.026, 0.050, 0.1215, 0.047, 0.369, 1.000, 0.135, 0.181, 0.000, 0.178, 0.231, 11, 0.769}}; /* 64       */
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2

@@ -28,7 +28,7 @@ enum { COUNT = 24 }; /* tokens */
 SPINFER_DEFINE_SPMM_KERNEL(team_of_1, SPINFER_FP16, 1, 3, 20, spinfer_epilogue_scale);
 SPINFER_DEFINE_SPMM_KERNEL(team_of_2, SPINFER_FP16, 2, 3, 28, spinfer_epilogue_scale);
 SPINFER_DEFINE_SPMM_KERNEL(team_of_4, SPINFER_FP16, 4, 3, 28, spinfer_epilogue_scale);
-SPINFER_DEFINE_SPMM_KERNEL(shipped, SPINFER_FP16, 2, 4, 28, spinfer_epilogue_scale); /* as the library does */
+SPINFER_DEFINE_SPMM_KERNEL(shipped, SPINFER_FP16, 1, 4, 16, spinfer_epilogue_scale); /* as the library does */
 
 static const spinfer_kernel *kernel;
 static spinfer_plan          plan;
