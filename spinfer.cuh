@@ -1651,10 +1651,10 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
 
-/* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy engine,
- * by the last warp that leaves it: spinfer_leave_x(). Elsewhere a warp would copy for microseconds, so all of them share
- * that as they enter the piece behind: spinfer_refill_x(). With 16 tokens that saved 11 % on average and half of the worst
- * layer (code for sm_80 on an H200). `parity`: of the use of the slot that ends. Scope: warp. */
+/* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy engine
+ * the last warp that leaves it asks for that: spinfer_leave_x(). Elsewhere a warp would copy for microseconds, so that
+ * all share the work as they enter the piece behind: spinfer_refill_x(). With 16 tokens it saved 11 % on average and half
+ * of the worst layer (code for sm_80 on an H200). `parity`: of the use of the slot that ends. Scope: warp. */
 SPINFER_DEVICE void spinfer_leave_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                     uint32_t col, uint32_t slot, uint32_t parity, uint32_t warps, uint32_t lane)
 {
