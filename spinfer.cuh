@@ -1651,34 +1651,6 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
 
-/* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy engine
- * the last warp that leaves it asks for that: spinfer_leave_x(). Elsewhere a warp would copy for microseconds, so that
- * all share the work as they enter the piece behind: spinfer_refill_x(). With 16 tokens it saved 11 % on average and half
- * of the worst layer (code for sm_80 on an H200). `parity`: of the use of the slot that ends. Scope: warp. */
-SPINFER_DEVICE void spinfer_leave_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                    uint32_t col, uint32_t slot, uint32_t parity, uint32_t warps, uint32_t lane)
-{
-    spinfer_mbarrier_arrive(smem + args->layout.x_empty + 8 * slot);
-#if SPINFER_HAS_BULK_COPY
-    uint32_t left = 0;
-    __syncwarp(); /* all lanes have arrived */
-    if (lane == 0) left = spinfer_shared_count(smem + args->layout.x_left + 4 * slot, warps);
-    if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
-        /* complete already: it orders the reads of the others before the copy */
-        spinfer_mbarrier_wait(smem + args->layout.x_empty + 8 * slot, parity);
-        spinfer_fetch_x(args, block, smem, col, slot, 0, 1, lane);
-    }
-#endif
-}
-
-SPINFER_DEVICE void spinfer_refill_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                     uint32_t col, uint32_t slot, uint32_t parity, uint32_t warp, uint32_t warps,
-                                     uint32_t lane)
-{
-    spinfer_mbarrier_wait(smem + args->layout.x_empty + 8 * slot, parity & 1); /* all warps have left it */
-    spinfer_fetch_x(args, block, smem, col, slot, warp, warps, lane);
-}
-
 /* spinfer_block_multiply() : all records of one team, and of them the rows of one warp, times X.
  *
  *   sums     out       of the calling warp, [4 / team_warps * n_frags]; spinfer_reduce() adds them to the others'
@@ -1710,9 +1682,6 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         uint32_t end = piece + x_cols < cols ? piece + x_cols : cols, x_piece = x_lane + x_slot * layout.x_piece;
         if (n_frags == 1) x_piece = spinfer_pin(x_piece, lane); /* .. but it is needed only here */
         if (n_frags == 2) end = spinfer_pin(end, 0);
-        if (!SPINFER_HAS_BULK_COPY && piece > 0 && piece + (x_pieces - 1) * x_cols < block->cols)
-            spinfer_refill_x(args, block, smem, piece + (x_pieces - 1) * x_cols, x_slot ? x_slot - 1 : x_pieces - 1,
-                             ring->parity >> 1 ^ (x_slot == 0), warp, warps, lane);
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring->parity >> 1); /* bit 1: the parity of X */
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -1728,8 +1697,17 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             }
             spinfer_ring_release(team_warps, ring, lane);
         }
-        if (piece + x_pieces * x_cols < block->cols)
-            spinfer_leave_x(args, block, smem, piece + x_pieces * x_cols, x_slot, ring->parity >> 1, warps, lane);
+        if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
+            uint32_t left = 0;
+            spinfer_mbarrier_arrive(smem + layout.x_empty + 8 * x_slot);
+            __syncwarp(); /* all lanes have arrived */
+            if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
+            if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
+                /* complete already: it orders the reads of the others before the copy */
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, ring->parity >> 1);
+                spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
+            }
+        }
         if (++x_slot == x_pieces) x_slot = 0, ring->parity ^= 2;
     }
 }
