@@ -188,7 +188,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 3 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 88 % at 32 tokens
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 89 % at 32 tokens
  * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth. dense_us counts bytes but no arithmetic,
  * which is too little from some hundred tokens on.
  *
@@ -2952,9 +2952,8 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 }
 
 /* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.5 us
- * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to the
- * rows of bench/results/h200-fp16-iid.csv. The first model alone is 5.8 % off on average and 23 % at most, with them
- * 3.6 and 14 %. */
+ * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to an
+ * earlier run of bench/results/h200-fp16-iid.csv; on the present one the result is 3.3 % off on average, 15 % at most. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
