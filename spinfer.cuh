@@ -169,8 +169,8 @@ typedef struct spinfer_estimate {
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 
 /* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give
- * the same plan, no pointer of W is followed, no GPU is needed. It compares about a thousand plans, in 10
- * to 200 microseconds: keep its answer if you launch often.
+ * the same plan, no pointer of W is followed, no GPU is needed. It compares about a thousand plans, in
+ * tens of microseconds: keep its answer if you launch often.
  *
  *   Errors    NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH (older than sm_80), SMEM */
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
@@ -2772,9 +2772,10 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
  * 1 % better than three of 16. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
-    const int cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
-    const int step = plan->warps_k * plan->team;
-    int       per_piece;
+    const int    cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
+    const int    step = plan->warps_k * plan->team;
+    spinfer_smem layout;
+    int          per_piece;
     if (own_bytes > limit) return 0;
     plan->stages = 2;
     for (per_piece = step < 32 ? 32 / step : 1; per_piece >= 1; per_piece--) {
@@ -2783,9 +2784,15 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
         if (plan->x_cols % 2) plan->x_cols *= 2;
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
-        while (spinfer_smem_layout(plan, W->max_record, own_bytes).total > limit && plan->x_pieces > 2)
-            plan->x_pieces--;
-        if (spinfer_smem_layout(plan, W->max_record, own_bytes).total <= limit) return 1;
+        layout = spinfer_smem_layout(plan, W->max_record, own_bytes);
+        if (layout.total > limit &&
+            plan->x_pieces > 2) { /* as many as the rest of the memory holds, and the next try */
+            const int most = layout.x < limit ? (int)((limit - layout.x) / layout.x_piece) + 1 : 2;
+            if (plan->x_pieces > most) plan->x_pieces = most > 2 ? most : 2;
+            while ((layout = spinfer_smem_layout(plan, W->max_record, own_bytes)).total > limit && plan->x_pieces > 2)
+                plan->x_pieces--;
+        }
+        if (layout.total <= limit) return 1;
     }
     return 0;
 }
@@ -2953,7 +2960,7 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 
 /* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.5 us
  * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to an
- * earlier run of bench/results/h200-fp16-iid.csv; on the present one the result is 3.3 % off on average, 15 % at most. */
+ * earlier run of bench/results/h200-fp16-iid.csv; on this one the result is 3.3 % off on average, 15 % at most. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
