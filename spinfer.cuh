@@ -2785,8 +2785,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
         plan->x_pieces = (cols + plan->x_cols - 1) / plan->x_cols;
         if (plan->x_pieces > 16) plan->x_pieces = 16;
         layout = spinfer_smem_layout(plan, W->max_record, own_bytes);
-        if (layout.total > limit &&
-            plan->x_pieces > 2) { /* as many as the rest of the memory holds, and the next try */
+        if (layout.total > limit && plan->x_pieces > 2) { /* about as many as the rest of the memory holds, or fewer */
             const int most = layout.x < limit ? (int)((limit - layout.x) / layout.x_piece) + 1 : 2;
             if (plan->x_pieces > most) plan->x_pieces = most > 2 ? most : 2;
             while ((layout = spinfer_smem_layout(plan, W->max_record, own_bytes)).total > limit && plan->x_pieces > 2)
