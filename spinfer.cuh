@@ -164,8 +164,8 @@ typedef struct spinfer_estimate {
 
 #ifndef __CUDACC_RTC__
 
-/* spinfer_device_query() : the current device. Keep its answer: reading the clocks can take long. read_gbs is not
- * measured: 96 % of what clock and width of the memory allow, as on an H200. Errors: NULL, CUDA. */
+/* spinfer_device_query() : the current device. Keep its answer. read_gbs is not measured:
+ * 96 % of what clock and width of the memory allow, as on an H200. Errors: NULL, CUDA. */
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 
 /* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give
@@ -1681,7 +1681,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         uint32_t end = piece + x_cols < cols ? piece + x_cols : cols, x_piece = x_lane + x_slot * layout.x_piece;
         if (n_frags == 1) x_piece = spinfer_pin(x_piece, lane); /* .. but it is needed only here */
-        if (n_frags == 2) end = spinfer_pin(end, 0);
+        if (n_frags == 2) end = spinfer_pin(end, 0);            /* two instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring->parity >> 1); /* bit 1: the parity of X */
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -2815,7 +2815,8 @@ typedef struct spinfer_detail_model {
     double few;     /* .. for one of them by this part                                                       */
 } spinfer_detail_model;
 
-/* Estimated microseconds of a plan; the smallest wins. For other GPUs it only has to rank. */
+/* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
+ * spinfer_kernel_estimate() scales it. */
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                              const spinfer_device *device, int blocks_per_sm)
 {

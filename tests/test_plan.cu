@@ -379,8 +379,8 @@ static void print_accuracy(const accuracy *a)
            100 * a->dense_sum / a->rows, 100 * a->dense_max);
 }
 
-/* Times measured on an H200 (bench/README.md). The bars are what the documentation of spinfer_spmm_estimate() states:
- * new times for a new kernel, and they may not hold any more. Then fit the model again. */
+/* Times measured on an H200 (bench/README.md). The bars lie a little below what the documentation of
+ * spinfer_spmm_estimate() states: new times for a new kernel, and they may not hold any more. Then fit the model again. */
 static void test_measured(const char *root)
 {
     const spinfer_device h200 = {132, 232448, 90, 1980, 4640}; /* as spinfer.cuh takes an H200 to be */
@@ -412,7 +412,7 @@ static void test_measured(const char *root)
     CHECK(all.rows >= 1000);
     CHECK(all.right >= 0.96 * all.rows);
     CHECK(all.spmm_sum <= 0.04 * all.rows && all.dense_sum <= 0.04 * all.rows);
-    for (i = 0; i < COUNT(by_n) && by_n[i].n; i++) CHECK(by_n[i].right >= 0.85 * by_n[i].rows);
+    for (i = 0; i < COUNT(by_n) && by_n[i].n; i++) CHECK(by_n[i].right >= 0.87 * by_n[i].rows);
 }
 
 #define PICK(list, seed, index) ((list)[random_bits(seed, index) % COUNT(list)])
