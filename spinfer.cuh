@@ -65,7 +65,7 @@
 #ifdef __CUDACC_RTC__
 #define SPINFER_KERNEL extern "C" __global__
 #else
-#define SPINFER_KERNEL static __global__
+#define SPINFER_KERNEL __global__
 #endif
 #endif
 
@@ -779,6 +779,20 @@ SPINFER_DEVICE void spinfer_bulk_copy(spinfer_shared to, const void *from, uint3
 #endif
 }
 
+/* spinfer_elect() : 1 in one lane of the warp. A copy that only this lane starts takes fewer instructions than one of a
+ * lane that the compiler does not know to be alone. sm_90. Scope: warp. */
+SPINFER_DEVICE int spinfer_elect(void)
+{
+#if SPINFER_HAS_BULK_COPY
+    uint32_t elected;
+    asm volatile("{ .reg .pred one; elect.sync _|one, 0xffffffff; selp.u32 %0, 1, 0, one; }" : "=r"(elected));
+    return (int)elected;
+#else
+    __trap();
+    return 0;
+#endif
+}
+
 /* spinfer_tensor_copy() : starts the copy of a box of a matrix in global memory that the driver has described in `map`
  * (cuTensorMapEncodeTiled, 64-byte aligned, a __grid_constant__ argument); box and order in shared memory are in it.
  * sm_90. */
@@ -924,7 +938,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 #define SPINFER_SUMS_STRIDE 288
 
 /* Bytes of the table of a warp, for the TCTiles of a stage. */
-#define SPINFER_TABLE 512
+#define SPINFER_TABLE 576
 
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
@@ -975,7 +989,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.rings = (s.own + own_bytes + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
-    s.tables = (s.rings + teams * ring + tables - 1) / tables * tables;
+    s.tables = s.rings + teams * ring;
     s.x = (s.tables + teams * (uint32_t)plan->team * tables + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
@@ -1077,39 +1091,38 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
  * (i * team + r) % 32 keeps the offsets of record r of stage i until it is consumed; 16 lanes at a time then load those
  * of 32 records further on. */
 typedef struct spinfer_stream {
-    const uint32_t *offsets;    /* of this lane's record, in global memory  */
-    uint32_t        begin, end; /* of this lane's record, units of 16 bytes */
+    const uint32_t *offsets;    /* of the range, in global memory           */
+    uint32_t        col;        /* of this lane's record in the range ..    */
+    uint32_t        begin, end; /* .. and the record, units of 16 bytes     */
+    uint32_t        used;       /* spinfer_ring.owner of the stage with which the lane needs another record */
 } spinfer_stream;
 
-SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, const uint32_t *last)
+SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 {
-    if (s->offsets < last) {
-        s->begin = s->offsets[0];
-        s->end = s->offsets[1];
+    if (s->col < cols) {
+        s->begin = s->offsets[s->col];
+        s->end = s->offsets[s->col + 1];
     }
 }
 
-/* Starts the copy of a stage: `count` records, the first of which lane `owner` keeps. Records lie at multiples of 16,
+/* Starts the copy of a stage: `count` records, the first of which lane `owner` % 32 keeps. Records lie at multiples of 16,
  * but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte
  * lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody has left
  * the stage before (barrier of the team). */
 SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s, const void *data, uint32_t stage,
                                          uint32_t barrier, uint32_t owner, uint32_t count, uint32_t lane)
 {
-    uint32_t last = s->end; /* the end of the stage, for the owner */
-    if (team > 1) last = __shfl_sync(0xffffffffu, last, (int)(owner + count - 1));
-    const uint32_t       line = s->begin / 8, lines = (last + 7) / 8 - line; /* of 128 bytes, for the owner */
+    const uint32_t last_owner = team == 1 ? owner : owner + count - 1;
+    const uint32_t line = __shfl_sync(0xffffffffu, s->begin, (int)owner) / 8, /* of 128 bytes */
+                   lines = (__shfl_sync(0xffffffffu, s->end, (int)last_owner) + 7) / 8 - line;
     const unsigned char *from = (const unsigned char *)data + (uint64_t)line * 128;
 #if SPINFER_HAS_BULK_COPY
-    if (lane == owner) {
+    if (spinfer_elect()) {
         spinfer_mbarrier_arrive_expect(barrier, 128 * lines);
         spinfer_bulk_copy(stage, from, 128 * lines, barrier);
     }
 #else
-    const uint32_t first = __shfl_sync(0xffffffffu, line, (int)owner),
-                   all = __shfl_sync(0xffffffffu, lines, (int)owner);
-    from = (const unsigned char *)data + (uint64_t)first * 128;
-    for (uint32_t unit = lane; unit < 8 * all; unit += 32) spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
+    for (uint32_t unit = lane; unit < 8 * lines; unit += 32) spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
     spinfer_cp_async_arrive(barrier);
 #endif
 }
@@ -1159,16 +1172,18 @@ typedef struct spinfer_lane {
     uint32_t          masks[2]; /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1 */
 } spinfer_lane;
 
-/* A table has 64 bytes for each TCTile: an entry {top word, place, bottom word, place} for each of left low, left high,
- * right low, right high words. In TCTiles 2, 3, 6, 7 the low and high entries are exchanged (xor 16), so that the 32
- * lanes write to different banks. */
+/* spinfer_table_place() : bytes from the start of a table to TCTile t, 0..7. It has 64 bytes: an entry {top word, place,
+ * bottom word, place} for each of left low, left high, right low, right high words. Behind every second one 16 bytes
+ * are left out, so that the lanes write to different banks. */
+SPINFER_DEVICE uint32_t spinfer_table_place(const int t) { return (uint32_t)(64 * t + 16 * (t / 2)); }
+
 SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, uint32_t member, uint32_t lane)
 {
     const uint32_t tc = lane / 4, bt = lane % 4, tiles = 4 / (uint32_t)team; /* row tiles of a warp */
     spinfer_lane   l;
     l.lane = lane;
     l.tile = tc / tiles % 2 * 4 + member * tiles + tc % tiles;
-    l.write = table + 64 * tc + (32 * (bt % 2) ^ 16 * (tc / 2 % 2)) + 8 * (bt / 2);
+    l.write = table + spinfer_table_place((int)tc) + 32 * (bt % 2) + 8 * (bt / 2);
     l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
@@ -1230,8 +1245,8 @@ SPINFER_DEVICE void spinfer_scan_load(const int team, spinfer_scan *s, const spi
 }
 SPINFER_DEVICE void spinfer_scan_store(const spinfer_scan *s, const spinfer_lane *l)
 {
-    spinfer_shared_store_u32x2(l->write ^ s->table, s->word[0], s->values + 2 * s->before[0]);
-    spinfer_shared_store_u32x2(l->write ^ s->table ^ 16, s->word[1], s->values + 2 * s->before[1]);
+    spinfer_shared_store_u32x2(l->write + s->table, s->word[0], s->values + 2 * s->before[0]);
+    spinfer_shared_store_u32x2(l->write + s->table + 16, s->word[1], s->values + 2 * s->before[1]);
 }
 
 /* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: by columns of 16, in a column
@@ -1278,12 +1293,6 @@ SPINFER_DEVICE void spinfer_decode_located(uint32_t entry, const spinfer_lane *l
     a->r[3] = spinfer_pack(bottom[2], bottom[3]);
 }
 
-/* Where a lane reads entry t of a table, from where it reads entry 0 (the exchange of spinfer_lane_init()). */
-SPINFER_DEVICE uint32_t spinfer_table_entry(uint32_t read, const int t)
-{
-    return (read ^ (uint32_t)(16 * (t / 2 % 2))) + (uint32_t)(64 * t);
-}
-
 /* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: `team` columns of 16.
  *
  *   sums      [4 / team][n_frags]
@@ -1309,7 +1318,7 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
             spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
         SPINFER_UNROLL
         for (int i = 0; i < width; i++)
-            spinfer_decode_located(t + i < 3 ? spinfer_table_entry(read, t + i + 1) : behind, l, next, &a[i]);
+            spinfer_decode_located(t + i < 3 ? read + spinfer_table_place(t + i + 1) : behind, l, next, &a[i]);
         SPINFER_UNROLL
         for (int f = 0; f < n_frags; f++) {
             const int own = width == 1 ? f : 0;
@@ -1336,17 +1345,17 @@ SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int 
                                            uint32_t count, uint32_t x)
 {
     spinfer_located next;
-    const uint32_t  read = l->read;
+    const uint32_t  read = l->read, second = read + spinfer_table_place(4);
     spinfer_locate_tc_tile(read, l, &next);
     if (team == 1 && n_frags <= 2) {
-        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, read + 256, x, NULL);
-        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256, read, x ^ 32, NULL);
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read, x ^ 32, NULL);
     } else {
         SPINFER_NO_UNROLL
         for (uint32_t half = 0; half < 2; half++) {
             if (team > 1 && half * (uint32_t)team >= 2 * count) break;
-            spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256 * half,
-                                  read + 256 - 256 * half, x, NULL);
+            spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, half ? second : read,
+                                  half ? read : second, x, NULL);
             x = spinfer_x_second_half(team, n_frags, x);
         }
     }
@@ -1355,22 +1364,21 @@ SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int 
 /* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in
  * the ring is the same in all lanes of the team; the offsets are those of the calling lane. */
 typedef struct spinfer_ring {
-    spinfer_stream  stream;
-    const uint32_t *last;     /* offset behind the range                                       */
+    spinfer_stream stream;
     const void     *data;     /* of W                                                          */
     uint32_t        member;   /* 0 .. team - 1, of the calling warp                            */
     uint32_t        stages;   /* shared address of the first one, a multiple of 128 ..         */
+    uint32_t        end;      /* .. behind the last one ..                                     */
     uint32_t        barriers; /* .. of the first barrier, [count] of 8 bytes (full, and left) .. */
     uint32_t        count;    /* .. and how many                                               */
     uint32_t        stage;    /* bytes of a stage, spinfer_stage_bytes()                       */
     uint32_t        cols;     /* GroupTile columns of the range                                */
     uint32_t        step;     /* from stage to stage, in GroupTile columns                     */
     uint32_t        col;      /* first column of the current stage; the range is done if >= cols */
+    uint32_t        owner;    /* lane that keeps the offset of its first record, plus 32 i     */
     uint32_t        at;       /* shared address of the current stage ..                        */
-    uint32_t        barrier;  /* .. and of its barrier                                         */
-    uint32_t        index;    /* .. 0 .. count - 1                                             */
-    uint32_t        owner;    /* lane that keeps the offset of its first record                */
-    uint32_t        parity;   /* of the barriers, bit 0                                        */
+    uint32_t        barrier;  /* .. of its barrier ..                                          */
+    uint32_t        parity;   /* .. and the parity of its next phase, 0 or 1                   */
 } spinfer_ring;
 
 /* spinfer_ring_init() : an empty ring. Scope: team. Before the first copy a barrier of the team, after
@@ -1379,11 +1387,12 @@ SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t 
                                       uint32_t count, uint32_t stage, uint32_t member, uint32_t lane)
 {
     r->member = member;
-    r->stages = r->at = stages;
-    r->barriers = r->barrier = barriers;
+    r->stages = r->at = spinfer_pin(stages, 0); /* kept, not computed again for each record */
+    r->barriers = r->barrier = spinfer_pin(barriers, 0);
+    r->end = spinfer_pin(stages + count * stage, 0);
     r->count = count;
     r->stage = stage;
-    r->index = r->parity = 0;
+    r->parity = 0;
     if (member == 0 && lane == 0) {
         SPINFER_NO_UNROLL
         for (uint32_t i = 0; i < count; i++) {
@@ -1399,17 +1408,17 @@ SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t 
 SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t strip,
                                        uint32_t k_begin, uint32_t cols, uint32_t part, uint32_t parts, uint32_t lane)
 {
-    const uint32_t  records = (uint32_t)team;
-    const uint32_t *first = W->offsets + (uint64_t)strip * W->group_ld + k_begin;
+    const uint32_t records = (uint32_t)team;
     r->data = W->data;
-    r->last = first + cols;
     r->cols = cols;
     r->step = records * parts;
     r->col = records * part;
     r->owner = 0;
     r->stream.begin = r->stream.end = 0;
-    r->stream.offsets = first + r->col + r->step * (lane / records) + lane % records;
-    spinfer_stream_load(&r->stream, r->last);
+    r->stream.used = (lane | 15) + 1 - records;
+    r->stream.offsets = W->offsets + (uint64_t)strip * W->group_ld + k_begin;
+    r->stream.col = r->col + r->step * (lane / records) + lane % records;
+    spinfer_stream_load(&r->stream, cols);
 }
 
 /* spinfer_ring_follow() : a ring whose range is done goes on, from where it is, with the range of `next`: a copy of it,
@@ -1417,7 +1426,6 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
 SPINFER_DEVICE void spinfer_ring_follow(spinfer_ring *r, const spinfer_ring *next)
 {
     r->stream = next->stream;
-    r->last = next->last;
     r->data = next->data;
     r->cols = next->cols;
     r->step = next->step;
@@ -1428,8 +1436,8 @@ SPINFER_DEVICE void spinfer_ring_follow(spinfer_ring *r, const spinfer_ring *nex
 /* spinfer_ring_stage() : shared address of the stage that comes i stages after the current one, 0 .. count - 1. */
 SPINFER_DEVICE uint32_t spinfer_ring_stage(const spinfer_ring *r, uint32_t i)
 {
-    const uint32_t at = r->at + i * r->stage, size = r->count * r->stage;
-    return at < r->stages + size ? at : at - size;
+    const uint32_t at = r->at + i * r->stage;
+    return at < r->end ? at : at - r->count * r->stage;
 }
 
 /* spinfer_ring_fetch() : starts the copies of stages i .. end - 1 of those to come, end <= count. Once for each stage,
@@ -1452,28 +1460,38 @@ SPINFER_DEVICE uint32_t spinfer_ring_records(const int team, const spinfer_ring 
     return spinfer_min(r->cols - r->col, (uint32_t)team);
 }
 
+/* Moves on to the place of the next stage in the ring. */
+SPINFER_DEVICE void spinfer_ring_turn(spinfer_ring *r)
+{
+    r->at += r->stage;
+    r->barrier += 8;
+    if (r->at == r->end) {
+        r->at = r->stages;
+        r->barrier = r->barriers;
+        r->parity ^= 1;
+    }
+}
+
 /* spinfer_ring_wait() for the stage that comes `ahead`, 0 or 1, stages after the current one. If there is none it waits
  * for nothing, and what it returns is 0 or lies in the ring. */
 SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r, const uint32_t ahead, uint32_t lane)
 {
-    const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step;
-    const uint32_t owner = ahead ? (r->owner + records) % 32 : r->owner,
-                   begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
-    const uint32_t at = ahead ? spinfer_ring_stage(r, 1) : r->at;
-    uint32_t       record = at + 16 * (begin % 8);
+    const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step, owner = r->owner + ahead * records;
+    const uint32_t begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
+    spinfer_ring   stage = *r;
+    if (ahead) spinfer_ring_turn(&stage);
+    uint32_t record = stage.at + 16 * (begin % 8);
     if (team > 1) {
         const uint32_t i = lane / (32 / records);
         record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(owner + i)) - begin);
         if (col + i >= r->cols) record = 0;
     }
-    if (owner == (lane | 15) + 1 - records) { /* the offsets of this half of the lanes are used up */
-        r->stream.offsets += 32 / records * r->step;
-        spinfer_stream_load(&r->stream, r->last);
+    if (owner == r->stream.used) { /* the offsets of this half of the lanes are used up */
+        r->stream.used += 32;
+        r->stream.col += 32 / records * r->step;
+        spinfer_stream_load(&r->stream, r->cols);
     }
-    if (ahead == 0)
-        spinfer_mbarrier_wait(r->barrier, r->parity & 1);
-    else if (col < r->cols)
-        spinfer_mbarrier_wait(at > r->at ? r->barrier + 8 : r->barriers, (r->parity ^ (at < r->at)) & 1);
+    if (ahead == 0 || col < r->cols) spinfer_mbarrier_wait(stage.barrier, stage.parity);
     return record;
 }
 
@@ -1489,23 +1507,17 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait(const int team, spinfer_ring *r, uint3
 SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team, next = r->col + r->count * r->step;
+    const int      more = r->member == 0 && next < r->cols;
     if (team > 1) spinfer_mbarrier_arrive(r->barrier + 8 * r->count);
     __syncwarp(); /* all lanes have read table and stage .. */
-    if (team > 1 && r->member == 0 && next < r->cols)
-        spinfer_mbarrier_wait(r->barrier + 8 * r->count, r->parity & 1); /* .. and those of the other warps the stage */
-    if (r->member == 0 && next < r->cols)
-        spinfer_stream_fetch(team, &r->stream, r->data, r->at, r->barrier, (r->owner + r->count * records) % 32,
+    if (team > 1 && more)
+        spinfer_mbarrier_wait(r->barrier + 8 * r->count, r->parity); /* .. and those of the other warps the stage */
+    if (more)
+        spinfer_stream_fetch(team, &r->stream, r->data, r->at, r->barrier, r->owner + r->count * records,
                              spinfer_min(r->cols - next, records), lane);
-    r->owner = (r->owner + records) % 32;
-    r->at += r->stage;
-    r->barrier += 8;
+    r->owner += records;
     r->col += r->step;
-    if (++r->index == r->count) {
-        r->index = 0;
-        r->at -= r->count * r->stage;
-        r->barrier -= 8 * r->count;
-        r->parity ^= 1;
-    }
+    spinfer_ring_turn(r);
 }
 
 /* spinfer_x_lane() : where a lane reads X for spinfer_multiply_stage(), column 0 of a piece at shared address `x`.
@@ -1519,22 +1531,28 @@ SPINFER_DEVICE uint32_t spinfer_x_at(const int team, const int n_frags, uint32_t
     return (x_lane + col / 2 * (uint32_t)(1024 * n_frags)) ^ (team == 1 ? col % 2 * 64 : 0);
 }
 
+/* Bytes from the box of GroupTile column `col` to that of col + step. */
+SPINFER_DEVICE uint32_t spinfer_x_stride(const int n_frags, uint32_t step, uint32_t col)
+{
+    return ((col + step) / 2 - col / 2) * (uint32_t)(1024 * n_frags);
+}
+
 /* spinfer_multiply_and_scan() : spinfer_multiply_stage() for table `*table` of the warp; meanwhile the next stage, if
  * there is one, is scanned into the other table, which becomes `*table`. A warp barrier publishes it. */
 SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const int team, const int n_frags,
                                               spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
                                               uint32_t count, uint32_t x, spinfer_ring *ring, uint32_t *table)
 {
-    const uint32_t  read = l->read ^ *table;
+    const uint32_t  read = l->read + *table, second = read + spinfer_table_place(4);
     spinfer_located next;
     spinfer_scan    scan;
     spinfer_locate_tc_tile(read, l, &next);
-    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, read + 256, x, NULL);
-    *table ^= SPINFER_TABLE;
+    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
+    *table = SPINFER_TABLE - *table;
     if (team > 1 && (uint32_t)team >= 2 * count) return; /* the last stage, and it is short */
     scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
     scan.table = *table;
-    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read + 256, read,
+    spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read,
                           spinfer_x_second_half(team, n_frags, x), &scan);
 }
 
@@ -1667,7 +1685,10 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
-    uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane), x_slot = 0;
+    const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
+    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
+    uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane);
+    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if (n_frags > 1) x_lane = spinfer_pin(x_lane, lane); /* for 8 tokens this is the register that would spill .. */
 
     spinfer_sums_clear(team_warps, n_frags, sums);
@@ -1679,14 +1700,14 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
-        uint32_t end = piece + x_cols < cols ? piece + x_cols : cols, x_piece = x_lane + x_slot * layout.x_piece;
-        if (n_frags == 1) x_piece = spinfer_pin(x_piece, lane); /* .. but it is needed only here */
+        uint32_t end = piece + x_cols < cols ? piece + x_cols : cols, x_slot = turn % 256;
+        uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
+        if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
+        uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
         if (n_frags == 2) end = spinfer_pin(end, 0);            /* two instructions less for a record */
-        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, ring->parity >> 1); /* bit 1: the parity of X */
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
         SPINFER_NO_UNROLL
         while (ring->col < end) {
-            uint32_t x = spinfer_x_at(team_warps, n_frags, x_piece, ring->col - piece);
-            if (n_frags == 2) x = spinfer_compute_once(x);
             const uint32_t count = spinfer_ring_records(team_warps, ring);
             if (early) {
                 spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring, &table);
@@ -1696,6 +1717,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
                 spinfer_multiply_stage(dtype, team_warps, n_frags, sums, x_frags, &l, count, x);
             }
             spinfer_ring_release(team_warps, ring, lane);
+            x = (team_warps == 1 ? x ^ flip : x) + stride;
+            if (team_warps == 1) stride = strides - stride;
         }
         if (piece + x_pieces * x_cols < block->cols) { /* the last warp that leaves a slot fills it again */
             uint32_t left = 0;
@@ -1704,11 +1727,11 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             if (lane == 0) left = spinfer_shared_count(smem + layout.x_left + 4 * x_slot, warps);
             if (__shfl_sync(0xffffffffu, left, 0) == warps - 1) {
                 /* complete already: it orders the reads of the others before the copy */
-                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, ring->parity >> 1);
+                spinfer_mbarrier_wait(smem + layout.x_empty + 8 * x_slot, turn / 256);
                 spinfer_fetch_x(args, block, smem, piece + x_pieces * x_cols, x_slot, 0, 1, lane);
             }
         }
-        if (++x_slot == x_pieces) x_slot = 0, ring->parity ^= 2;
+        turn = x_slot + 1 == x_pieces ? 256 - turn / 256 * 256 : turn + 1;
     }
 }
 
