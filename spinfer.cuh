@@ -818,6 +818,9 @@ SPINFER_DEVICE void spinfer_bulk_fence(void)
 #endif
 }
 
+/* spinfer_prefetch() : fetches the cache line of an address in global memory. */
+SPINFER_DEVICE void spinfer_prefetch(const void *address) { asm volatile("prefetch.global.L1 [%0];" ::"l"(address)); }
+
 /* spinfer_arrive_global() : counts an arrival and returns the number before. Release and acquire: what this thread saw
  * written before is visible to those who count later. */
 SPINFER_DEVICE uint32_t spinfer_arrive_global(uint32_t *counter)
@@ -1874,6 +1877,25 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
     if (count == 1) spinfer_global_receive(1, from, stride, sum);
 }
 
+SPINFER_DEVICE spinfer_epilogue spinfer_epilogue_bias, spinfer_epilogue_gelu, spinfer_epilogue_silu,
+    spinfer_epilogue_swiglu;
+
+/* spinfer_epilogue_ask() : fetches what an epilogue that takes a spinfer_fused will read for these rows and tokens, while
+ * the sums are on their way. Of other epilogues the library does not know what they read. */
+SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const spinfer_spmm_args *args, uint32_t row,
+                                         uint32_t token)
+{
+    const spinfer_fused *fused = (const spinfer_fused *)args->user;
+    const int            pairs = epilogue == spinfer_epilogue_swiglu;
+    if (!pairs && epilogue != spinfer_epilogue_bias && epilogue != spinfer_epilogue_gelu &&
+        epilogue != spinfer_epilogue_silu)
+        return;
+    if (row >= args->W.rows || token >= args->n) return;
+    if (fused->bias) spinfer_prefetch((const uint16_t *)fused->bias + row);
+    if (args->beta != 0.0f)
+        spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
+}
+
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and calls
  * the epilogue. Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u /
  * (tokens / 2), tokens 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others
@@ -1896,6 +1918,12 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t       mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
     const uint32_t       messages = block->id * (splits - 1) * units; /* of blocks before; 512 bytes each */
 
+    if (block->split + 1 == splits) {
+        SPINFER_NO_UNROLL
+        for (uint32_t u = warp; u < units; u += warps)
+            spinfer_epilogue_ask(epilogue, args, row + u / pairs * SPINFER_GROUP_ROWS,
+                                 block->token + 2 * (u % pairs) + lane / 16);
+    }
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
