@@ -1432,9 +1432,9 @@ SPINFER_DEVICE void spinfer_ring_init(const int team, spinfer_ring *r, uint32_t 
                                       uint32_t count, uint32_t stage, uint32_t member, uint32_t lane)
 {
     r->member = member;
-    r->stages = r->at = spinfer_pin(stages, 0); /* kept, not computed again for each record */
-    r->barriers = r->barrier = spinfer_pin(barriers, 0);
-    r->end = spinfer_pin(stages + count * stage, 0);
+    r->stages = r->at = stages;
+    r->barriers = r->barrier = barriers;
+    r->end = stages + count * stage;
     r->count = count;
     r->stage = stage;
     r->parity = 0;
@@ -1788,6 +1788,9 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if (n_frags == 2) x_lane = spinfer_pin(x_lane, lane); /* for others this is the register that would spill .. */
 
+    ring->stages = ring->at = spinfer_pin(ring->stages, 0); /* kept, not computed again for each record */
+    ring->barriers = ring->barrier = spinfer_pin(ring->barriers, 0);
+    ring->end = spinfer_pin(ring->end, 0);
     spinfer_sums_clear(team_warps, n_frags, sums);
     const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
     const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp,
