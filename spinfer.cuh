@@ -929,7 +929,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *                    that fetches waits until the others have left a stage, the others wait for nobody.
  *   shared memory    of a team: `count` stages (2 .. 8, at most 16 / TEAM) of spinfer_stage_bytes(TEAM, W.max_record)
  *                    at `stages`, a multiple of 128, and spinfer_ring_barriers(TEAM) bytes for each of them, a multiple
- *                    of 8. Of a warp: a table of SPINFER_TABLE bytes, a multiple of 128. Of the block: X, 128 * 8 *
+ *                    of 8. Of a warp: a table of SPINFER_TABLE bytes, a multiple of 16. Of the block: X, 128 * 8 *
  *                    N_FRAGS bytes for every 64 columns, a multiple of 1024; and of a team SPINFER_SUMS_STRIDE bytes
  *                    of sums for each token, a multiple of 16.
  *   another range    spinfer_ring_range() and spinfer_ring_fetch() again when a range is done; the ring goes on where
@@ -942,6 +942,22 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 
 /* Bytes of the table of a warp, for the TCTiles of a stage. */
 #define SPINFER_TABLE 576
+
+/* spinfer_table_place() : bytes from the start of a table to TCTile t, 0..7. It has 64 bytes: an entry {top word,
+ * place, bottom word, place} for each of left low, left high, right low and right high words. Behind every second one
+ * 16 bytes are left out, so that the lanes, a BitmapTile each, write to different banks. */
+SPINFER_HD uint32_t spinfer_table_place(int t) { return (uint32_t)(64 * t + 16 * (t / 2)); }
+
+/* spinfer_table_write() : where lane i writes its first word, of BitmapTile i % 4 of TCTile i / 4 of the table, and 16
+ * bytes further the second. spinfer_table_read() : where a lane reads the entry of TCTile 0. */
+SPINFER_HD uint32_t spinfer_table_write(int lane)
+{
+    return spinfer_table_place(lane / 4) + (uint32_t)(32 * (lane % 2) + 8 * (lane / 2 % 2));
+}
+SPINFER_HD uint32_t spinfer_table_read(int lane)
+{
+    return (uint32_t)(32 * spinfer_lane_tile(lane) + 16 * spinfer_lane_half(lane));
+}
 
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
@@ -1108,10 +1124,10 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
     }
 }
 
-/* Starts the copy of a stage: `count` records, the first of which lane `owner` % 32 keeps. Records lie at multiples of 16,
- * but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole 128-byte
- * lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody has left
- * the stage before (barrier of the team). */
+/* Starts the copy of a stage: `count` records, the first of which lane `owner` % 32 keeps. Records lie at multiples of
+ * 16, but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole
+ * 128-byte lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody
+ * has left the stage before (barrier of the team). */
 SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s, const void *data, uint32_t stage,
                                          uint32_t barrier, uint32_t owner, uint32_t count, uint32_t lane)
 {
@@ -1177,19 +1193,14 @@ typedef struct spinfer_lane {
     uint32_t          masks[2];      /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1 */
 } spinfer_lane;
 
-/* spinfer_table_place() : bytes from the start of a table to TCTile t, 0..7. It has 64 bytes: an entry {top word, place,
- * bottom word, place} for each of left low, left high, right low, right high words. Behind every second one 16 bytes
- * are left out, so that the lanes write to different banks. */
-SPINFER_DEVICE uint32_t spinfer_table_place(const int t) { return (uint32_t)(64 * t + 16 * (t / 2)); }
-
 SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, uint32_t member, uint32_t lane)
 {
     const uint32_t tc = lane / 4, bt = lane % 4, tiles = 4 / (uint32_t)team; /* row tiles of a warp */
     spinfer_lane   l;
     l.lane = lane;
     l.tile = tc / tiles % 2 * 4 + member * tiles + tc % tiles;
-    l.write = table + spinfer_table_place((int)tc) + 32 * (bt % 2) + 8 * (bt / 2);
-    l.read = table + 32 * (uint32_t)spinfer_lane_tile((int)lane) + 16 * (uint32_t)spinfer_lane_half((int)lane);
+    l.write = table + spinfer_table_write((int)lane);
+    l.read = table + spinfer_table_read((int)lane);
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
@@ -1725,12 +1736,13 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
 
-/* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy engine
- * the last warp that leaves the slot asks for it: spinfer_leave_x(). Elsewhere a warp alone would copy for microseconds;
- * so all share the work when they enter the piece behind, spinfer_refill_x(), and one record later, when their copies
- * have landed, tell the barrier that this returned: spinfer_refilled_x(). On an H200 the code for sm_80 became 2 % faster
- * with 16 tokens and more than twice as fast with 32. (The copies could arrive there by themselves, as the first pieces
- * do. It is as fast, but racecheck then reports a hazard.) `parity`: of the use of the slot that ends. Scope: warp. */
+/* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy
+ * engine the last warp that leaves the slot asks for it: spinfer_leave_x(). Elsewhere a warp alone would copy for
+ * microseconds. So all share the work when they enter the piece behind, spinfer_refill_x(), and a record later, when
+ * their copies have landed, they arrive at the barrier that this has returned: spinfer_refilled_x(). That made the code
+ * for sm_80 2 % faster with 16 tokens and two to three times as fast with 32 (on an H200). Copies could arrive there by
+ * themselves, as those of the first pieces do; it is as fast, but racecheck then reports a hazard. `parity`: of the use
+ * of the slot that ends. Scope: warp. */
 SPINFER_DEVICE void spinfer_leave_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                     uint32_t col, uint32_t slot, uint32_t parity, uint32_t warps, uint32_t lane)
 {
@@ -1801,7 +1813,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t x_slot = turn % 256;
-        uint32_t refilled = 0;
+        uint32_t       refilled = 0;
         if (!SPINFER_HAS_BULK_COPY && piece > 0 && piece + (x_pieces - 1) * x_cols < block->cols)
             refilled =
                 spinfer_refill_x(args, block, smem, piece + (x_pieces - 1) * x_cols, x_slot ? x_slot - 1 : x_pieces - 1,
@@ -1934,8 +1946,9 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
 SPINFER_DEVICE spinfer_epilogue spinfer_epilogue_bias, spinfer_epilogue_gelu, spinfer_epilogue_silu,
     spinfer_epilogue_swiglu;
 
-/* spinfer_epilogue_ask() : fetches what an epilogue that takes a spinfer_fused will read for these rows and tokens, while
- * the sums are on their way. Of other epilogues the library does not know what they read. */
+/* spinfer_epilogue_ask() : fetches what an epilogue that takes a spinfer_fused will read for these rows and this token,
+ * while the sums are on their way: with a residual 0.7 to 1.5 % of the time (H200). What other epilogues read is not
+ * known here. */
 SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const spinfer_spmm_args *args, uint32_t row,
                                          uint32_t token)
 {
@@ -2943,8 +2956,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: 20 000 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 1.0,
- * 0.8, 0.0 and 0.1 % slower on average than the best of the plans that were timed. Microseconds. */
+/* What the model below knows of a kernel: 29 000 timed plans (H200, 31 layers, 30 to 70 % zeros). Its choice was 0.7,
+ * 0.9, 0.2 and 0.2 % slower on average than the best of the plans that were timed last. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */
@@ -2970,8 +2983,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     static const spinfer_detail_model models[4] = {
         {4.66, 0.849, 0.003, 0.0728, 0.439, 0.332, 0.454, 0.018, 0.029, 0.036, 0.045, 0.027, 20, 0.261}, /*  8 tokens */
         {4.20, 0.899, 0.018, 0.0768, 0.314, 0.119, 0.811, 0.182, 0.079, 0.014, 0.051, 0.231, 20, 0.110}, /* 16        */
-        {4.66, 0.689, 0.050, 0.0904, 0.279, 0.302, 1.000, 0.381, 0.075, 0.002, 0.070, 0.290, 11, 0.193}, /* 32        */
-        {4.82, 1.026, 0.050, 0.1215, 0.047, 0.369, 1.000, 0.135, 0.181, 0.000, 0.178, 0.231, 11, 0.769}}; /* 64       */
+        {4.62, 0.861, 0.031, 0.0869, 0.170, 0.253, 1.000, 0.306, 0.052, 0.002, 0.025, 0.392, 11, 0.195}, /* 32        */
+        {4.71, 1.293, 0.028, 0.1230, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.285, 11, 0.443}}; /* 64       */
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2

@@ -33,7 +33,7 @@ SPINFER_HD memory memory_layout(const spinfer_matrix *W, uint32_t warps)
     memory         m;
     m.places = STAGES * warps * spinfer_ring_barriers(1); /* the barriers come first */
     m.tables = (m.places + 4 * warps + 127) / 128 * 128;
-    m.rings = m.tables + SPINFER_TABLE * warps;
+    m.rings = (m.tables + SPINFER_TABLE * warps + 127) / 128 * 128;
     m.stage = stage > sums ? stage : sums;
     m.x = (m.rings + STAGES * warps * m.stage + 1023) / 1024 * 1024;
     m.total = m.x + 2 * BATCH * W->cols;

@@ -157,9 +157,8 @@ static void test_shared_memory(void)
         CHECK(s.rings >= s.own + own_bytes && s.rings % 128 == 0);
         /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
-        /* a lane goes from one of its warp's tables to the other by an exclusive or */
         tables = SPINFER_TABLE * (spinfer_scans_early(p.tokens) ? 2 : 1);
-        CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % tables == 0);
+        CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % 16 == 0);
         CHECK(s.x >= s.tables + teams * (uint32_t)p.team * tables && s.x % 1024 == 0);
         CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
         sums_end = s.rings + (teams - 1) * s.sums + tokens * SPINFER_SUMS_STRIDE;
@@ -167,6 +166,33 @@ static void test_shared_memory(void)
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
+}
+
+/* The table of a warp: every lane finds the words that it needs, and neither half of a warp hits a bank twice. */
+static void test_table(void)
+{
+    char seen[SPINFER_TABLE / 8];
+    int  lane, half, t, bt;
+    memset(seen, 0, sizeof seen);
+    for (half = 0; half < 2; half++) { /* of a bitmap, its first or second word */
+        uint32_t banks[2] = {0, 0};
+        for (lane = 0; lane < 32; lane++) {
+            const uint32_t place = spinfer_table_write(lane) + 16 * (uint32_t)half; /* a word and a place, 8 bytes */
+            CHECK(place % 8 == 0 && place + 8 <= SPINFER_TABLE && !seen[place / 8]);
+            seen[place / 8] = 1;
+            CHECK(!(banks[lane / 16] & 3u << place / 4 % 32));
+            banks[lane / 16] |= 3u << place / 4 % 32;
+        }
+        CHECK(banks[0] == 0xffffffffu && banks[1] == 0xffffffffu);
+    }
+    for (t = 0; t < SPINFER_GROUP_TC_TILES; t++)
+        for (lane = 0; lane < 32; lane++)
+            for (bt = 0; bt < 2; bt++) { /* top, bottom */
+                const int writer = 4 * t + 2 * bt + spinfer_lane_tile(lane);
+                CHECK(spinfer_table_write(writer) + 16 * (uint32_t)spinfer_lane_half(lane) ==
+                      spinfer_table_place(t) + spinfer_table_read(lane) + 8 * (uint32_t)bt);
+                CHECK((spinfer_table_place(t) + spinfer_table_read(lane)) % 16 == 0);
+            }
 }
 
 /* As C ABIs with 64-bit pointers lay them out. Programs in other languages have these numbers in them. */
@@ -499,6 +525,7 @@ int main(int argc, char **argv)
     test_records();
     test_structs();
     test_x_places();
+    test_table();
     test_x_banks();
     test_bands();
     test_shared_memory();
