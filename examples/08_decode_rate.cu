@@ -53,14 +53,14 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
     } else if (way == PAIR) {
         const uint32_t below = (1u << bit) - 1;
         for (int side = 0; side < 2; side++) {
-            spinfer_shared_u32x4(spinfer_table_entry(table + 32 * side + 16 * half, t), e);
+            spinfer_shared_u32x4(table + spinfer_table_place(t) + 32 * side + 16 * half, e);
             a->r[2 * side] = load_pair(e[0], bit, e[1] + 2 * spinfer_popcount(e[0] & below));
             a->r[2 * side + 1] = load_pair(e[2], bit, e[3] + 2 * spinfer_popcount(e[2] & below));
         }
     } else {
         const spinfer_quad_lane q = spinfer_quad_lane_init(lane);
         uint32_t                place, bits, v[4];
-        spinfer_shared_u32x4(spinfer_table_entry(table + 32 * spinfer_lane_tile(lane) + 16 * half, t), e);
+        spinfer_shared_u32x4(table + spinfer_table_place(t) + spinfer_table_read(lane), e);
         for (int bottom = 0; bottom < 2; bottom++) {
             spinfer_quad_locate(e[2 * bottom], e[2 * bottom + 1], q, &place, &bits);
             spinfer_quad_load(place, bits, v);
