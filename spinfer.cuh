@@ -941,7 +941,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 #define SPINFER_SUMS_STRIDE 288
 
 /* Bytes of the table of a warp, for the TCTiles of a stage. */
-#define SPINFER_TABLE 576
+#define SPINFER_TABLE 560
 
 /* spinfer_table_place() : bytes from the start of a table to TCTile t, 0..7. It has 64 bytes: an entry {top word,
  * place, bottom word, place} for each of left low, left high, right low and right high words. Behind every second one
@@ -974,7 +974,7 @@ typedef struct spinfer_smem {
     uint32_t rings;   /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;   /* bytes of a stage                                                                  */
     uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
-    uint32_t tables;  /* [warps][1 or 2], SPINFER_TABLE                                                    */
+    uint32_t tables;  /* [warps], SPINFER_TABLE                                                            */
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;   /* bytes of all                                                                      */
@@ -988,8 +988,8 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
     return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
 }
 
-/* With 32 tokens or more a warp has registers and time to scan a stage while it multiplies the one before, into a
- * second table. */
+/* With 32 tokens or more a warp has registers and time to scan a stage while it multiplies the one before; what it finds
+ * goes to the table behind the last look into it. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
 /* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
@@ -998,7 +998,6 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
     const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
-    const uint32_t tables = SPINFER_TABLE * (spinfer_scans_early(plan->tokens) ? 2 : 1); /* of a warp */
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
@@ -1009,7 +1008,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
     s.tables = s.rings + teams * ring;
-    s.x = (s.tables + teams * (uint32_t)plan->team * tables + 1023) / 1024 * 1024;
+    s.x = (s.tables + teams * (uint32_t)plan->team * SPINFER_TABLE + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
@@ -1246,7 +1245,6 @@ SPINFER_DEVICE void spinfer_count_before(const int once, const uint32_t *word, c
 /* A scan under way: two words of a BitmapTile and where their values begin. */
 typedef struct spinfer_scan {
     uint32_t record; /* shared address, or 0 */
-    uint32_t table;  /* 0 or SPINFER_TABLE: which table of the warp it fills */
     uint32_t word[2], before[2], values;
 } spinfer_scan;
 
@@ -1262,8 +1260,8 @@ SPINFER_DEVICE void spinfer_scan_load(const int team, spinfer_scan *s, const spi
 }
 SPINFER_DEVICE void spinfer_scan_store(const spinfer_scan *s, const spinfer_lane *l)
 {
-    spinfer_shared_store_u32x2(l->write + s->table, s->word[0], s->values + 2 * s->before[0]);
-    spinfer_shared_store_u32x2(l->write + s->table + 16, s->word[1], s->values + 2 * s->before[1]);
+    spinfer_shared_store_u32x2(l->write, s->word[0], s->values + 2 * s->before[0]);
+    spinfer_shared_store_u32x2(l->write + 16, s->word[1], s->values + 2 * s->before[1]);
 }
 
 /* spinfer_scan_stage() : fills the table of a warp for its eight TCTiles of a stage: by columns of 16, in a column
@@ -1274,7 +1272,6 @@ SPINFER_DEVICE void spinfer_scan_stage(const int team, uint32_t record, const sp
 {
     spinfer_scan s;
     s.record = record;
-    s.table = 0;
     spinfer_scan_load(team, &s, l);
     spinfer_count_before(0, s.word, l, s.before);
     spinfer_scan_store(&s, l);
@@ -1356,7 +1353,7 @@ SPINFER_DEVICE void spinfer_decode_located(const int abreast, uint32_t entry, co
  *   read      where the lane reads the first TCTile in the table
  *   behind    where it reads the TCTile behind this half; after the last one any place in the table
  *   x         where the lane reads X for the first column of 16, spinfer_x_at()
- *   scan      the scan of another stage, done on the way, or NULL (a compile-time constant) */
+ *   scan      the scan of another stage, done on the way and stored last, or NULL (a compile-time constant) */
 SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int team, const int n_frags,
                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
                                           spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
@@ -1385,7 +1382,10 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
                 spinfer_mma_m16n8k16(dtype, &sums[(t % tiles + i) * n_frags + f], &a[i], &x_frags[own]);
         }
     }
-    if (scan) spinfer_scan_store(scan, l);
+    if (scan) {
+        __syncwarp(); /* all lanes have read the table */
+        spinfer_scan_store(scan, l);
+    }
 }
 
 /* Where a lane reads X for the second half of a stage. */
@@ -1593,21 +1593,19 @@ SPINFER_DEVICE uint32_t spinfer_x_stride(const int n_frags, uint32_t step, uint3
     return ((col + step) / 2 - col / 2) * (uint32_t)(1024 * n_frags);
 }
 
-/* spinfer_multiply_and_scan() : spinfer_multiply_stage() for table `*table` of the warp; meanwhile the next stage, if
- * there is one, is scanned into the other table, which becomes `*table`. A warp barrier publishes it. */
+/* spinfer_multiply_and_scan() : spinfer_multiply_stage(); meanwhile the next stage, if there is one, is scanned into the
+ * table of the warp. A warp barrier publishes it. */
 SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const int team, const int n_frags,
                                               spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
-                                              uint32_t count, uint32_t x, spinfer_ring *ring, uint32_t *table)
+                                              uint32_t count, uint32_t x, spinfer_ring *ring)
 {
-    const uint32_t  read = l->read + *table, second = read + spinfer_table_place(4);
+    const uint32_t  read = l->read, second = read + spinfer_table_place(4);
     spinfer_located next;
     spinfer_scan    scan;
     spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
-    *table = SPINFER_TABLE - *table;
     if (team > 1 && (uint32_t)team >= 2 * count) return; /* the last stage, and it is short */
     scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
-    scan.table = *table;
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read,
                           spinfer_x_second_half(team, n_frags, x), &scan);
 }
@@ -1805,9 +1803,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     ring->end = spinfer_pin(ring->end, 0);
     spinfer_sums_clear(team_warps, n_frags, sums);
     const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
-    const spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + (early ? 2 : 1) * SPINFER_TABLE * warp,
-                                             block->member, lane);
-    uint32_t           table = 0;
+    const spinfer_lane l =
+        spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
@@ -1828,7 +1825,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         while (ring->col < end) {
             const uint32_t count = spinfer_ring_records(team_warps, ring);
             if (early) {
-                spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring, &table);
+                spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring);
             } else {
                 spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
                 __syncwarp(); /* the table is complete */

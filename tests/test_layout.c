@@ -140,7 +140,7 @@ static void test_shared_memory(void)
         const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1, own_bytes = own[i % 7];
         spinfer_plan   p;
         spinfer_smem   s;
-        uint32_t       tokens, stages, pieces, tables, sums_end;
+        uint32_t       tokens, stages, pieces, sums_end;
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
         p.team = p.tokens <= 16 ? 1 : 2;
@@ -157,9 +157,8 @@ static void test_shared_memory(void)
         CHECK(s.rings >= s.own + own_bytes && s.rings % 128 == 0);
         /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
-        tables = SPINFER_TABLE * (spinfer_scans_early(p.tokens) ? 2 : 1);
         CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % 16 == 0);
-        CHECK(s.x >= s.tables + teams * (uint32_t)p.team * tables && s.x % 1024 == 0);
+        CHECK(s.x >= s.tables + teams * (uint32_t)p.team * SPINFER_TABLE && s.x % 1024 == 0);
         CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
         sums_end = s.rings + (teams - 1) * s.sums + tokens * SPINFER_SUMS_STRIDE;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * SPINFER_SUMS_STRIDE && s.sums % 16 == 0);
