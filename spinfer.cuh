@@ -876,7 +876,7 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *     time ------------------------------------------------------------------------------->
  *     copy engine   s0 s1                        s2                        s3
  *     warps            wait s0  scan decode+mma  wait s1  scan decode+mma  wait s2 ..
- *     scan: words and the places of their first values go to a 512-byte table, where a lane reads 16 bytes a TCTile
+ *     scan: words and the places of their first values go to a table, where a lane reads 16 bytes a TCTile
  *
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K. */
@@ -988,8 +988,8 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
     return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
 }
 
-/* With 32 tokens or more a warp has registers and time to scan a stage while it multiplies the one before; what it finds
- * goes to the table behind the last look into it. */
+/* With 32 tokens or more a warp has registers and time to scan a stage while it multiplies the one before; what it
+ * finds goes to the table behind the last look into it. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
 /* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
@@ -1534,9 +1534,9 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r,
 {
     const uint32_t records = (uint32_t)team, col = r->col + ahead * r->step, owner = r->owner + ahead * records;
     const uint32_t begin = __shfl_sync(0xffffffffu, r->stream.begin, (int)owner);
-    spinfer_ring   stage = *r;
-    if (ahead) spinfer_ring_turn(&stage);
-    uint32_t record = stage.at + 16 * (begin % 8);
+    spinfer_ring   there = *r;
+    if (ahead) spinfer_ring_turn(&there);
+    uint32_t record = there.at + 16 * (begin % 8);
     if (team > 1) {
         const uint32_t i = lane / (32 / records);
         record += 16 * (__shfl_sync(0xffffffffu, r->stream.begin, (int)(owner + i)) - begin);
@@ -1547,7 +1547,7 @@ SPINFER_DEVICE uint32_t spinfer_ring_wait_ahead(const int team, spinfer_ring *r,
         r->stream.col += 32 / records * r->step;
         spinfer_stream_load(&r->stream, r->cols);
     }
-    if (ahead == 0 || col < r->cols) spinfer_mbarrier_wait(stage.barrier, stage.parity);
+    if (ahead == 0 || col < r->cols) spinfer_mbarrier_wait(there.barrier, there.parity);
     return record;
 }
 
@@ -1593,8 +1593,8 @@ SPINFER_DEVICE uint32_t spinfer_x_stride(const int n_frags, uint32_t step, uint3
     return ((col + step) / 2 - col / 2) * (uint32_t)(1024 * n_frags);
 }
 
-/* spinfer_multiply_and_scan() : spinfer_multiply_stage(); meanwhile the next stage, if there is one, is scanned into the
- * table of the warp. A warp barrier publishes it. */
+/* spinfer_multiply_and_scan() : spinfer_multiply_stage(); meanwhile the next stage, if there is one, is scanned, and in
+ * the end it is in the table of the warp. A warp barrier publishes it. */
 SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const int team, const int n_frags,
                                               spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
                                               uint32_t count, uint32_t x, spinfer_ring *ring)
@@ -1798,7 +1798,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if (n_frags == 2) x_lane = spinfer_pin(x_lane, lane); /* for others this is the register that would spill .. */
 
-    ring->stages = ring->at = spinfer_pin(ring->stages, 0); /* kept, not computed again for each record */
+    /* Kept, not computed again for each record. The ring is still at its start. */
+    ring->stages = ring->at = spinfer_pin(ring->stages, 0);
     ring->barriers = ring->barrier = spinfer_pin(ring->barriers, 0);
     ring->end = spinfer_pin(ring->end, 0);
     spinfer_sums_clear(team_warps, n_frags, sums);

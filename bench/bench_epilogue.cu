@@ -2,10 +2,10 @@
  *
  *     bench_epilogue [--repeats COUNT] [MxK ...]
  *
- * fp16, 50 % zeros, cold weights; timing as in bench_spmm. The columns take turns, ROUNDS times, because the clock of a GPU
- * drifts by more than an epilogue costs; each time is the median of its rounds. "separate" is the multiply with a kernel
- * of its own behind it for bias and GELU, which is what the column "gelu" replaces; "spread" is (slowest - fastest) /
- * median of "plain" over its rounds. The tests check results, this does not. */
+ * fp16, 50 % zeros, cold weights; timing as in bench_spmm. The columns take turns, ROUNDS times, because the clock of a
+ * GPU drifts by more than an epilogue costs; each time is the median of its rounds. "separate" is the multiply with a
+ * kernel of its own behind it for bias and GELU, which is what the column "gelu" replaces; "spread" is (slowest -
+ * fastest) / median of "plain" over its rounds. The tests check results, this does not. */
 #define SPINFER_IMPLEMENTATION
 #include "spinfer.cuh"
 

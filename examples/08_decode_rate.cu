@@ -15,7 +15,7 @@
  *     pair     1 POPC. As naive, but a table, filled once, says where the values of each 32-bit word begin.
  *     quad     0.5 POPC. Four neighbours and the table. The library does it this way.
  *
- * Introduces: spinfer_lane_init(), spinfer_scan_stage(), spinfer_table_entry(), spinfer_quad_locate(),
+ * Introduces: spinfer_lane_init(), spinfer_scan_stage(), spinfer_table_place(), spinfer_quad_locate(),
  *             spinfer_quad_load(), spinfer_pack(), and stamping kernels from one body */
 #include "lesson.h"
 
