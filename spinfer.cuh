@@ -2971,6 +2971,7 @@ typedef struct spinfer_detail_model {
     double message; /* to receive three messages                                                             */
     double full;    /* a record costs more if fewer warps than this share the SM ..                          */
     double few;     /* .. for one of them by this part                                                       */
+    double dense;   /* a record costs more by this part if its half TCTiles do not fit into the banks        */
 } spinfer_detail_model;
 
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
@@ -2979,10 +2980,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                              const spinfer_device *device, int blocks_per_sm)
 {
     static const spinfer_detail_model models[4] = {
-        {4.66, 0.849, 0.003, 0.0728, 0.439, 0.332, 0.454, 0.018, 0.029, 0.036, 0.045, 0.027, 20, 0.261}, /*  8 tokens */
-        {4.20, 0.899, 0.018, 0.0768, 0.314, 0.119, 0.811, 0.182, 0.079, 0.014, 0.051, 0.231, 20, 0.110}, /* 16        */
-        {4.74, 0.768, 0.031, 0.0855, 0.170, 0.253, 1.000, 0.306, 0.052, 0.002, 0.025, 0.384, 11, 0.195}, /* 32        */
-        {4.76, 1.201, 0.028, 0.1191, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.314, 11, 0.443}}; /* 64       */
+        /* 8, 16, 32 and 64 tokens */
+        {4.66, 0.849, 0.003, 0.0728, 0.439, 0.332, 0.454, 0.018, 0.029, 0.036, 0.045, 0.027, 20, 0.261, 0.0},
+        {4.20, 0.899, 0.018, 0.0768, 0.314, 0.119, 0.811, 0.182, 0.079, 0.014, 0.051, 0.231, 20, 0.110, 0.06},
+        {4.74, 0.768, 0.031, 0.0855, 0.170, 0.253, 1.000, 0.306, 0.052, 0.002, 0.025, 0.384, 11, 0.195, 0.09},
+        {4.76, 1.201, 0.028, 0.1191, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.314, 11, 0.443, 0.055}};
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
@@ -2996,7 +2998,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double waves = (double)(uint64_t)((blocks + room - 1) / room);
     const double sharing = blocks > device->sm_count ? blocks_per_sm : 1; /* blocks on an SM */
     const double records = sharing * plan->strips * (m->even * cols + (1.0 - m->even) * rounds * step);
-    const double size = 1.0 + m->density * ((double)W->max_record / 2448.0 - 1.0); /* 2448: half of the weights */
+    const double weights = (double)W->max_record / 2448.0; /* 1: half of them kept */
+    const double span = weights < 1.03 ? 0.0 : weights > 1.15 ? 1.0 : (weights - 1.03) / 0.12;
+    const double size = 1.0 + m->density * (weights - 1.0) + m->dense * span;
     const double warps_sm = sharing * plan->strips * step, quarters = (double)(uint64_t)((warps_sm + 3.0) / 4.0);
     const double idle = 1.0 + m->idle * (4.0 * quarters / warps_sm - 1.0);
     const double few = warps_sm < m->full ? 1.0 + m->few * (1.0 - warps_sm / m->full) : 1.0;
