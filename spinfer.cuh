@@ -3122,7 +3122,7 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 
 /* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.5 us
  * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to an
- * earlier run of bench/results/h200-fp16-iid.csv; on this one the result is 3.3 % off on average, 15 % at most. */
+ * earlier run of bench/results/h200-fp16-iid.csv; on this one the result is 3.2 % off on average, 12 % at most. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
