@@ -189,8 +189,8 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
  * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 89 % at 32 tokens
- * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth. dense_us counts bytes but no arithmetic,
- * which is too little from some hundred tokens on.
+ * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90 also by what the code for
+ * sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from some hundred tokens on.
  *
  *   Errors    as spinfer_spmm_plan(), and PLAN; ARCH also for a dependent launch before sm_90. Nothing was written. */
 SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
@@ -3122,7 +3122,8 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 
 /* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.5 us
  * and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. These four are fitted to an
- * earlier run of bench/results/h200-fp16-iid.csv; on this one the result is 3.2 % off on average, 12 % at most. */
+ * earlier run of bench/results/h200-fp16-iid.csv; on this one the result is 3.2 % off on average, 12 % at most. Code
+ * for sm_80 has fewer warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
@@ -3153,6 +3154,7 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
     read_us = 5.5 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
+    if (device->compute < 90) estimate->spmm_us *= plan->tokens <= 8 ? 1.18 : plan->tokens <= 16 ? 1.25 : 1.31;
     estimate->dense_us = 4.8 + dense_bytes / (0.95 * bytes_per_us);
     return SPINFER_OK;
 }
