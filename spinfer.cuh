@@ -1163,13 +1163,6 @@ SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
     return __shfl_sync(0xffffffffu, value, (int)lane);
 }
 
-/* Without an instruction: the compiler shall not compute a value of one round again in the middle of it. */
-SPINFER_DEVICE uint32_t spinfer_compute_once(uint32_t value)
-{
-    asm volatile("" : "+r"(value));
-    return value;
-}
-
 /* spinfer_pin() where registers allow it: from sm_100 on the code for 64 tokens has none to spare and would spill. */
 SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
 {
@@ -1288,6 +1281,7 @@ typedef struct spinfer_located {
  * It takes two instructions more: 32 and 64 tokens are 2 % faster, 16 are 2 % slower (H200). */
 SPINFER_HD int spinfer_loads_abreast(int tokens) { return tokens >= 32; }
 
+/* spinfer_locate() : places and bits of a TCTile from its entry of the table. */
 SPINFER_DEVICE void spinfer_locate(const int abreast, const uint32_t *entry, const spinfer_lane *l,
                                    spinfer_located *next)
 {
@@ -1941,12 +1935,13 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
     if (count == 1) spinfer_global_receive(1, from, stride, sum);
 }
 
+/* Of section 9. */
 SPINFER_DEVICE spinfer_epilogue spinfer_epilogue_bias, spinfer_epilogue_gelu, spinfer_epilogue_silu,
     spinfer_epilogue_swiglu;
 
 /* spinfer_epilogue_ask() : fetches what an epilogue that takes a spinfer_fused will read for these rows and this token,
- * while the sums are on their way: with a residual 0.7 to 1.5 % of the time (H200). What other epilogues read is not
- * known here. */
+ * while the sums are on their way: saves 0.7 to 1.5 % with a residual (H200). What other epilogues read is not known
+ * here. */
 SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const spinfer_spmm_args *args, uint32_t row,
                                          uint32_t token)
 {
