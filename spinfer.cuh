@@ -1046,21 +1046,22 @@ SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t toke
 /* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
-/* Everything a kernel needs, by value. */
+/* Everything a kernel needs, by value. What it asks for first lies in 192 bytes, which share a line of the constant
+ * cache with what CUDA itself passes. */
 typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
-    uint64_t        x_map[16]; /* X for spinfer_tensor_copy(), if x_tensor                                   */
-    uint32_t        x_tensor;
-    spinfer_matrix  W;
     spinfer_plan    plan;
+    uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
+    uint32_t        n;
+    spinfer_matrix  W;
     spinfer_smem    layout;
+    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy() */
     const uint16_t *X;
     uint16_t       *Y;
     uint64_t        ldx, ldy;
-    uint32_t        n;
-    uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
-    float           alpha, beta;
     float          *partials; /* [row groups * token blocks][splits - 1][units][32][4], see spinfer_reduce() */
-    uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes */
+    float           alpha, beta;
+    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor */
+    uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
 
 /* Sums of four neighbouring rows of one token. */
@@ -1909,23 +1910,31 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
            __float_as_uint(v.row[3]);
 }
 
-/* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order: asks for all, then waits. */
+/* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order. Asks for all that are not
+ * there yet, again and again: whoever waits for them one by one finds each of them only a round trip to the L2 later. */
 SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char *from, uint32_t stride,
                                            spinfer_sums *sum)
 {
-    spinfer_sums v[3];
-    SPINFER_UNROLL
-    for (int i = 0; i < width; i++) v[i] = spinfer_global_peek_sums(from + (uint32_t)i * stride);
+    spinfer_sums v[3] = {};
+    int          missing;
+    SPINFER_NO_UNROLL
+    do {
+        SPINFER_UNROLL
+        for (int i = 0; i < width; i++)
+            if (!spinfer_sums_arrived(v[i])) v[i] = spinfer_global_peek_sums(from + (uint32_t)i * stride);
+        missing = 0;
+        SPINFER_UNROLL
+        for (int i = 0; i < width; i++) missing |= !spinfer_sums_arrived(v[i]);
+    } while (missing);
     SPINFER_UNROLL
     for (int i = 0; i < width; i++) {
-        while (!spinfer_sums_arrived(v[i])) v[i] = spinfer_global_peek_sums(from + (uint32_t)i * stride);
         spinfer_add_sums(sum, v[i]);
         spinfer_global_clear_sums(from + (uint32_t)i * stride);
     }
 }
 
-/* Adds `count` messages, three at a time: 2.7 % faster than two for 1024 x 4096 and 16 tokens (H200). Four or
- * more at a time, or those of several units at once, were slower by 1 to 11 %: they cost registers. */
+/* Adds `count` messages, three at a time. Seven at a time are 3 to 5 % faster for 1024 x 4096 and up to 2 % slower
+ * elsewhere, as every line of code here costs the start of a block (H200). */
 SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint32_t count, uint32_t stride,
                                                 spinfer_sums *sum)
 {
