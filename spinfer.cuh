@@ -1340,78 +1340,6 @@ SPINFER_DEVICE void spinfer_decode_located(const int abreast, uint32_t entry, co
     a->r[3] = spinfer_pack(bottom[2], bottom[3]);
 }
 
-/* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: `team` columns of 16.
- *
- *   sums      [4 / team][n_frags]
- *   x_frags   [n_frags], scratch
- *   next      the first TCTile, already located; on return the one at `behind`
- *   read      where the lane reads the first TCTile in the table
- *   behind    where it reads the TCTile behind this half; after the last one any place in the table
- *   x         where the lane reads X for the first column of 16, spinfer_x_at()
- *   scan      the scan of another stage, done on the way and stored last, or NULL (a compile-time constant) */
-SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int team, const int n_frags,
-                                          spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
-                                          spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
-                                          spinfer_scan *const scan)
-{
-    const int abreast = spinfer_loads_abreast(8 * n_frags);
-    const int tiles = 4 / team, width = n_frags < 8 ? 1 : tiles; /* row tiles that wait for X: with 64 tokens all, .. */
-    SPINFER_UNROLL
-    for (int t = 0; t < 4; t += width) {
-        spinfer_frag_a a[4];
-        if (scan && t == 0) spinfer_scan_load(team, scan, l);
-        if (scan && t == (width < 4 ? 2 : 0)) spinfer_count_before(1, scan->word, l, scan->before);
-        SPINFER_UNROLL
-        for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
-            spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
-        SPINFER_UNROLL
-        for (int i = 0; i < width; i++)
-            spinfer_decode_located(abreast, t + i < 3 ? read + spinfer_table_place(t + i + 1) : behind, l, next, &a[i]);
-        SPINFER_UNROLL
-        for (int f = 0; f < n_frags; f++) {
-            const int own = width == 1 ? f : 0;
-            if (width > 1)
-                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[0].r);
-            SPINFER_UNROLL
-            for (int i = 0; i < width; i++)
-                spinfer_mma_m16n8k16(dtype, &sums[(t % tiles + i) * n_frags + f], &a[i], &x_frags[own]);
-        }
-    }
-    if (scan) {
-        __syncwarp(); /* all lanes have read the table */
-        spinfer_scan_store(scan, l);
-    }
-}
-
-/* Where a lane reads X for the second half of a stage. */
-SPINFER_DEVICE uint32_t spinfer_x_second_half(const int team, const int n_frags, uint32_t x)
-{
-    return team < 4 ? x ^ (uint32_t)(32 * team) : x + (uint32_t)(1024 * n_frags); /* the next box */
-}
-
-/* spinfer_multiply_stage() : sums += the warp's rows of a stage of `count` records * X. As a loop, which saves
- * registers, but for 8 and 16 tokens: there straight code fits and is up to 5 % faster (H200). */
-SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int team, const int n_frags,
-                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
-                                           uint32_t count, uint32_t x)
-{
-    spinfer_located next;
-    const uint32_t  read = l->read, second = read + spinfer_table_place(4);
-    spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
-    if (team == 1 && n_frags <= 2) {
-        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
-        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read, x ^ 32, NULL);
-    } else {
-        SPINFER_NO_UNROLL
-        for (uint32_t half = 0; half < 2; half++) {
-            if (team > 1 && half * (uint32_t)team >= 2 * count) break;
-            spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, half ? second : read,
-                                  half ? read : second, x, NULL);
-            x = spinfer_x_second_half(team, n_frags, x);
-        }
-    }
-}
-
 /* A ring: the stages of a team in shared memory, through which the records of a row of GroupTiles pass. Its place in
  * the ring is the same in all lanes of the team; the offsets are those of the calling lane. */
 typedef struct spinfer_ring {
@@ -1571,6 +1499,83 @@ SPINFER_DEVICE void spinfer_ring_release(const int team, spinfer_ring *r, uint32
     spinfer_ring_turn(r);
 }
 
+/* spinfer_multiply_half() : sums += half a table, four TCTiles, times 8 * n_frags tokens: `team` columns of 16.
+ *
+ *   sums      [4 / team][n_frags]
+ *   x_frags   [n_frags], scratch
+ *   next      the first TCTile, already located; on return the one at `behind`
+ *   read      where the lane reads the first TCTile in the table
+ *   behind    where it reads the TCTile behind this half; after the last one any place in the table
+ *   x         where the lane reads X for the first column of 16, spinfer_x_at()
+ *   ring      whose next stage is scanned on the way: waited for before the last loads of values (1 % faster with 32
+ *             tokens than before the first), stored last; or NULL */
+SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int team, const int n_frags,
+                                          spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
+                                          spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
+                                          spinfer_ring *const ring)
+{
+    const int abreast = spinfer_loads_abreast(8 * n_frags);
+    const int tiles = 4 / team, width = n_frags < 8 ? 1 : tiles; /* row tiles that wait for X: with 64 tokens all, .. */
+    spinfer_scan scan;
+    SPINFER_UNROLL
+    for (int t = 0; t < 4; t += width) {
+        spinfer_frag_a a[4];
+        if (ring && t == (SPINFER_HAS_BULK_COPY ? 4 - width : 0)) { /* late needs registers that sm_80 lacks */
+            scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
+            spinfer_scan_load(team, &scan, l);
+        }
+        SPINFER_UNROLL
+        for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
+            spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
+        SPINFER_UNROLL
+        for (int i = 0; i < width; i++)
+            spinfer_decode_located(abreast, t + i < 3 ? read + spinfer_table_place(t + i + 1) : behind, l, next, &a[i]);
+        SPINFER_UNROLL
+        for (int f = 0; f < n_frags; f++) {
+            const int own = width == 1 ? f : 0;
+            if (width > 1)
+                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[0].r);
+            SPINFER_UNROLL
+            for (int i = 0; i < width; i++)
+                spinfer_mma_m16n8k16(dtype, &sums[(t % tiles + i) * n_frags + f], &a[i], &x_frags[own]);
+        }
+    }
+    if (ring) {
+        spinfer_count_before(1, scan.word, l, scan.before);
+        __syncwarp(); /* all lanes have read the table */
+        spinfer_scan_store(&scan, l);
+    }
+}
+
+/* Where a lane reads X for the second half of a stage. */
+SPINFER_DEVICE uint32_t spinfer_x_second_half(const int team, const int n_frags, uint32_t x)
+{
+    return team < 4 ? x ^ (uint32_t)(32 * team) : x + (uint32_t)(1024 * n_frags); /* the next box */
+}
+
+/* spinfer_multiply_stage() : sums += the warp's rows of a stage of `count` records * X. As a loop, which saves
+ * registers, but for 8 and 16 tokens: there straight code fits and is up to 5 % faster (H200). */
+SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int team, const int n_frags,
+                                           spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_lane *l,
+                                           uint32_t count, uint32_t x)
+{
+    spinfer_located next;
+    const uint32_t  read = l->read, second = read + spinfer_table_place(4);
+    spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
+    if (team == 1 && n_frags <= 2) {
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
+        spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read, x ^ 32, NULL);
+    } else {
+        SPINFER_NO_UNROLL
+        for (uint32_t half = 0; half < 2; half++) {
+            if (team > 1 && half * (uint32_t)team >= 2 * count) break;
+            spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, half ? second : read,
+                                  half ? read : second, x, NULL);
+            x = spinfer_x_second_half(team, n_frags, x);
+        }
+    }
+}
+
 /* spinfer_x_lane() : where a lane reads X for spinfer_multiply_stage(), column 0 of a piece at shared address `x`.
  * spinfer_x_at() : the same for GroupTile column `col` of the piece, the first of a stage. */
 SPINFER_DEVICE uint32_t spinfer_x_lane(uint32_t x, uint32_t lane)
@@ -1596,13 +1601,11 @@ SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const i
 {
     const uint32_t  read = l->read, second = read + spinfer_table_place(4);
     spinfer_located next;
-    spinfer_scan    scan;
     spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
     if (team > 1 && (uint32_t)team >= 2 * count) return; /* the last stage, and it is short */
-    scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read,
-                          spinfer_x_second_half(team, n_frags, x), &scan);
+                          spinfer_x_second_half(team, n_frags, x), ring);
 }
 
 /* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
@@ -1911,7 +1914,7 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
 }
 
 /* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order. Asks for all that are not
- * there yet, again and again: whoever waits for them one by one finds each of them only a round trip to the L2 later. */
+ * there yet, again and again: who waits for them one by one finds each of them a round trip to the L2 too late. */
 SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char *from, uint32_t stride,
                                            spinfer_sums *sum)
 {
@@ -2021,6 +2024,18 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 
 #ifdef __CUDACC__
 
+/* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
+ * instructions less for a record with 8 tokens, 1.5 % of the time with 64. With 32 the compiler's other choice is 1 %
+ * faster. */
+SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
+{
+    uint32_t lane = 0;
+#ifdef __CUDA_ARCH__
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(lane));
+#endif
+    return lane;
+}
+
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
@@ -2035,7 +2050,8 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     spinfer_ring        ring;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
-    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, thread.x); /* read anew */
+    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem,
+                   n_frags == 4 ? thread.x : spinfer_lane_anew());
 #endif
 }
 
