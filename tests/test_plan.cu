@@ -162,11 +162,30 @@ static void test_own_memory(void)
             smem = spinfer_smem_layout(&plan, W.max_record, kernel.own_bytes);
             CHECK(smem.total + 64 <= (uint32_t)device->smem_per_block);
             CHECK(smem.rings - smem.own >= kernel.own_bytes);
-            CHECK_SPINFER(spinfer_spmm_plan(&W, n, device, &without));
+            CHECK_SPINFER(spinfer_kernel_plan(&spinfer_spmm_fp16[i % 4], 1, &W, n, device, &without));
             if (kernel.own_bytes == 0) CHECK(memcmp(&plan, &without, sizeof plan) == 0);
             others += memcmp(&plan, &without, sizeof plan) != 0;
         }
     CHECK(planned > 0 && refused > 0 && others > 0);
+}
+
+/* Few rows and many tokens: a kernel for fewer tokens, in several blocks, instead of many splits. Not if there are rows
+ * for all SMs, and never a kernel for more tokens than are needed. */
+static void test_fewer_tokens(void)
+{
+    static const struct {
+        size_t rows, n;
+        int    most, least; /* tokens of a block */
+    } cases[] = {{1024, 8, 8, 8},  {1024, 16, 16, 8},    {1024, 32, 16, 8},   {1024, 64, 32, 8},
+                 {512, 64, 16, 8}, {4096, 32, 32, 32},   {28672, 64, 64, 64}, {64, 1, 8, 8},
+                 {64, 9, 16, 8},   {8192, 1000, 64, 64}, {1024, 1000, 64, 64}};
+    size_t i;
+    for (i = 0; i < COUNT(cases); i++) {
+        const spinfer_matrix W = matrix(cases[i].rows, 4096, 2448, SPINFER_FP16);
+        spinfer_plan         plan;
+        CHECK_SPINFER(spinfer_spmm_plan(&W, cases[i].n, &gpus[4].device, &plan)); /* H200 */
+        CHECK(plan.tokens >= cases[i].least && plan.tokens <= cases[i].most);
+    }
 }
 
 static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
@@ -445,6 +464,7 @@ int main(int argc, char **argv)
     test_limits();
     test_small_memory();
     test_own_memory();
+    test_fewer_tokens();
     test_estimate_refusals();
     test_measured(argc > 1 ? argv[1] : ".", "h200-fp16-iid.csv", &h200, 1000, 0.96, 0.87, 0.04);
     puts("code for sm_80:");
