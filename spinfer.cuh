@@ -1818,7 +1818,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
-        if (n_frags == 2) end = spinfer_pin(end, 0); /* two instructions less for a record */
+        if (n_frags == 2 || (n_frags == 4 && SPINFER_HAS_BULK_COPY)) /* sm_80 has no register for it with 32 tokens */
+            end = spinfer_pin(end, 0);                               /* two instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -1969,11 +1970,10 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
 }
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and calls
- * the epilogue. Unit u of a block is the 64 rows of a strip times two tokens, four rows for each lane: strip u /
- * (tokens / 2), tokens 2 * (u % (tokens / 2)) and + 1. The block of the last range of K receives what the others
- * send. It waits only for blocks that come before it in the grid: the hardware starts them in that order, CUDA does
- * not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the kernel has
- * written into shared memory of its own. */
+ * the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of a strip take
+ * its units in turn. The block of the last range of K receives what the others send. It waits only for blocks that come
+ * before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope: block, with a
+ * __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -1981,41 +1981,40 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 {
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
-    const uint32_t team = block->strip * warps_k + block->part;
-    const uint32_t warps = strips * warps_k * (uint32_t)team_warps, warp = team * (uint32_t)team_warps + block->member;
+    const uint32_t warps = warps_k * (uint32_t)team_warps, warp = block->part * (uint32_t)team_warps + block->member;
     const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
-    const uint32_t row = block->row_group * strips * SPINFER_GROUP_ROWS + 4 * (lane % 16);
-    const uint32_t rings = smem + args->layout.rings, stride = args->layout.sums;
-    const unsigned char *partials = (const unsigned char *)args->partials + 16 * lane;
-    const uint32_t       mine = rings + lane / 16 * SPINFER_SUMS_STRIDE + 16 * (lane % 16); /* unit 0, first warp */
-    const uint32_t       messages = block->id * (splits - 1) * units; /* of blocks before; 512 bytes each */
+    const uint32_t stride = args->layout.sums,
+                   sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
+    const uint32_t       row = (block->row_group * strips + block->strip) * SPINFER_GROUP_ROWS + 4 * (lane % 16);
+    const int            last = block->split + 1 == splits;
+    const uint32_t       before_this = block->id * (splits - 1) + (last ? 0 : block->split); /* ranges of K that send */
+    const unsigned char *messages = (const unsigned char *)args->partials +
+                                    (uint64_t)(before_this * units + block->strip * pairs) * 512 + 16 * lane;
 
-    if (block->split + 1 == splits) {
+    if (last) {
         SPINFER_NO_UNROLL
-        for (uint32_t u = warp; u < units; u += warps)
-            spinfer_epilogue_ask(epilogue, args, row + u / pairs * SPINFER_GROUP_ROWS,
-                                 block->token + 2 * (u % pairs) + lane / 16);
+        for (uint32_t pair = warp; pair < pairs; pair += warps)
+            spinfer_epilogue_ask(epilogue, args, row, block->token + 2 * pair + lane / 16);
     }
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
-    spinfer_sums_store(team_warps, n_frags, sums, rings + team * stride, block->member, lane);
+    spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
     SPINFER_NO_UNROLL
-    for (uint32_t u = warp; u < units; u += warps) {
-        const uint32_t strip = u / pairs, pair = u % pairs, token = block->token + 2 * pair;
-        const uint32_t at = mine + strip * warps_k * stride + 2 * pair * SPINFER_SUMS_STRIDE;
+    for (uint32_t pair = warp; pair < pairs; pair += warps) {
+        const uint32_t token = block->token + 2 * pair;
+        const uint32_t at = sums_of_strip + (2 * pair + lane / 16) * SPINFER_SUMS_STRIDE + 16 * (lane % 16);
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
-        if (token >= args->n) continue;
+        if (token >= args->n) break;
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
-        if (block->split + 1 < splits) {
-            spinfer_global_send_sums(partials + (uint64_t)(messages + block->split * units + u) * 512, sum);
+        if (!last) {
+            spinfer_global_send_sums(messages + 512 * pair, sum);
         } else {
-            spinfer_global_receive_sums(partials + (uint64_t)(messages + u) * 512, splits - 1, units * 512, &before);
+            spinfer_global_receive_sums(messages + 512 * pair, splits - 1, units * 512, &before);
             spinfer_add_sums(&before, sum);
-            const uint32_t first = row + strip * SPINFER_GROUP_ROWS;
             const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
-            if (column < args->n && first < args->W.rows) epilogue(dtype, args, first, column, before);
+            if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, before);
         }
     }
 }
@@ -2025,8 +2024,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 #ifdef __CUDACC__
 
 /* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
- * instructions less for a record with 8 tokens, 1.5 % of the time with 64. With 32 the compiler's other choice is 1 %
- * faster. */
+ * instructions less for a record with 8 tokens, 1.5 % of the time with 64 (H200). */
 SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
 {
     uint32_t lane = 0;
@@ -2050,8 +2048,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     spinfer_ring        ring;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
-    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem,
-                   n_frags == 4 ? thread.x : spinfer_lane_anew());
+    spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, spinfer_lane_anew());
 #endif
 }
 
@@ -3113,8 +3110,8 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spi
 }
 
 /* Usually the kernel that takes all tokens at once is the best. If W has so few rows that there are SMs for several
- * blocks of tokens, kernels for 1/2 to 1/8 of them are tried, too: W is decoded several times, but K needs fewer splits,
- * whose sums cost more than that: 1024 x 4096 takes 7.0 instead of 8.1 us with 32 tokens, 8.3 instead of 10 with 64. */
+ * blocks of tokens, kernels for fewer tokens are tried, too: W is decoded several times, but K needs fewer splits, and
+ * their sums cost more. 1024 x 4096 takes 7.0 instead of 8.1 us with 32 tokens, 8.3 instead of 10 with 64 (H200). */
 SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
                                                size_t n, const spinfer_device *device, spinfer_plan *plan)
 {
