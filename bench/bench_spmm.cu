@@ -93,7 +93,7 @@ static int list_variants(const spinfer_plan *from, spinfer_plan *list)
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
     for (v = *from, i = 0; i < COUNT(tokens); i++) {
         v.tokens = tokens[i];
-        v.team = v.tokens <= 16 ? 1 : 2; /* fixed by the kernel */
+        v.team = v.tokens <= 32 ? 1 : 2; /* fixed by the kernel */
         add_variant(list, &count, from, &v);
     }
     for (v = *from, i = 0; i < COUNT(strips); i++)

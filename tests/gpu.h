@@ -422,6 +422,16 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
+/* A plan for the kernel for so many tokens, which need not be the one that spinfer_spmm_plan() chooses. */
+static inline spinfer_plan plan_for_kernel(const spinfer_matrix *W, int tokens, const spinfer_device *device)
+{
+    const spinfer_kernel *kernel = W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
+    spinfer_plan          plan;
+    while (kernel->tokens != tokens) kernel++;
+    CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, W, (size_t)tokens, device, &plan));
+    return plan;
+}
+
 /* The smallest legal piece of X, if there are several: whole steps of all teams, and whole boxes of two columns. */
 static inline int smallest_x_cols(const spinfer_plan *plan)
 {

@@ -163,7 +163,8 @@ static void test_shape(const spinfer_device *device, size_t M, size_t K, size_t 
     fill(&r.R, 8, r.dtype, seed + 2);
     fill(&r.bias, 6, r.dtype, seed + 3);
 
-    CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16], 4, &r.W.device, n, device, &plan));
+    CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16] + random_bits(seed, 9) % 4, 1, &r.W.device,
+                                      n, device, &plan)); /* any of the four */
     if (random_bits(seed, 7) & 1) set_splits(&plan, 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K)));
     CHECK_SPINFER(
         spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], 4, &plan, &r.W.device, n, &bytes));

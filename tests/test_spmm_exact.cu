@@ -122,7 +122,7 @@ static void test_x_surroundings(const spinfer_device *device, size_t M, size_t K
             spinfer_plan plan;
             job          j;
             layout = i / 2 % COUNT(layouts), t = i / 2 / COUNT(layouts);
-            plan = plan_for(&W.device, (size_t)tokens[t], device);
+            plan = plan_for_kernel(&W.device, tokens[t], device);
             j = job_default(&W, (size_t)tokens[t] + (i & 1 ? 8 : 0) - layouts[layout].tokens_less);
             j.ldx = (K + layouts[layout].ldx_extra + layouts[layout].ldx_multiple - 1) / layouts[layout].ldx_multiple *
                     layouts[layout].ldx_multiple;

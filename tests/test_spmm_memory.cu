@@ -11,7 +11,7 @@ static const int tokens[] = {8, 16, 32, 64};
 enum { WAYS = 3 };
 static spinfer_plan make_plan(const spinfer_matrix *W, size_t variant, int way, const spinfer_device *device)
 {
-    spinfer_plan plan = plan_for(W, (size_t)tokens[variant], device);
+    spinfer_plan plan = plan_for_kernel(W, tokens[variant], device);
     set_splits(&plan, way == 0 ? 1 : way == 1 ? 3 : many_splits(W));
     return plan;
 }

@@ -99,7 +99,7 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
     for (t = 0; t < COUNT(tokens); t++)
         for (aligned = 0; aligned < 2; aligned++) {
             job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
-            spinfer_plan plan = plan_for(&W.device, (size_t)tokens[t], &device);
+            spinfer_plan plan = plan_for_kernel(&W.device, tokens[t], &device);
             j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
             j.beta = 1.0f;
             job_create(&j, t);

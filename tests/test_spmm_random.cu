@@ -131,8 +131,7 @@ static void test_splits(const spinfer_device *device, size_t M, size_t K)
     int          splits;
     size_t       t;
     for (t = 0; t < COUNT(tokens); t++) {
-        spinfer_plan plan = plan_for(&shape.device, (size_t)tokens[t], device);
-        plan.tokens = tokens[t];
+        spinfer_plan plan = plan_for_kernel(&shape.device, tokens[t], device);
         for (splits = 1; splits <= many_splits(&shape.device); splits += small_run() ? 3 : 1) {
             set_splits(&plan, splits);
             worst = fmax(worst, check(M, K, n, 0.5, splits & 1 ? SPINFER_FP16 : SPINFER_BF16, 1.5f, -1.0f, &plan, t));

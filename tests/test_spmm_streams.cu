@@ -10,7 +10,7 @@ static void make_plan(const spinfer_matrix *W, size_t n, int number, const spinf
 {
     static const int tokens[VARIANTS] = {8, 16, 32, 64};
     const int        variant = (number - 1) / WAYS, way = (number - 1) % WAYS;
-    *plan = plan_for(W, number == 0 ? n : (size_t)tokens[variant], device);
+    *plan = number == 0 ? plan_for(W, n, device) : plan_for_kernel(W, tokens[variant], device);
     if (number > 0) set_splits(plan, way == 0 ? 1 : way == 1 ? 2 + variant : many_splits(W));
 }
 

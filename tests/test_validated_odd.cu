@@ -16,12 +16,11 @@ static void check(const weights *W)
     int                 splits;
     CHECK_SPINFER(spinfer_validate(&W->host, UINT64_MAX / 8, W->host.data_bytes));
     for (i = 0; i < COUNT(tokens); i++) {
-        spinfer_plan plan = plan_for(&W->device, (size_t)tokens[i], &device);
+        spinfer_plan plan = plan_for_kernel(&W->device, tokens[i], &device);
         job          j = job_default(W, counts[i]);
         j.beta = -1.0f;
         job_create(&j, i);
         job_run(&j, NULL);
-        plan.tokens = tokens[i];
         for (splits = 1; splits <= most && splits <= 4; splits += 3) {
             set_splits(&plan, splits);
             buffer_upload(&j.Y);
