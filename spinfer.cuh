@@ -757,7 +757,7 @@ SPINFER_DEVICE void spinfer_cp_async_arrive(spinfer_shared barrier)
 }
 
 /* spinfer_once() : the hint that what a copy reads is not read again and may leave the L2 before anything else, which
- * makes a multiply 1 to 2.5 % faster (H200). Not for cp.async: ptxas 13.0 makes an illegal instruction of that. */
+ * makes a multiply up to 2.5 % faster (H200). Not for cp.async: compiled for sm_90 by CUDA 13.0 that faults. */
 SPINFER_DEVICE uint64_t spinfer_once(void)
 {
     uint64_t policy;
@@ -1829,7 +1829,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
         if (n_frags == 2 || (n_frags == 4 && SPINFER_HAS_BULK_COPY)) /* sm_80 has no register for it with 32 tokens */
-            end = spinfer_pin(end, 0);                               /* two instructions less for a record */
+            end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -2029,20 +2029,18 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     }
 }
 
+/* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
+ * instructions less for a record with 8 tokens, 1 to 2 % of the time with 64 (H200). */
+SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
+{
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(lane));
+    return lane;
+}
+
 #endif /* __CUDA_ARCH__ */
 
 #ifdef __CUDACC__
-
-/* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
- * instructions less for a record with 8 tokens, 1.5 % of the time with 64 (H200). */
-SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
-{
-    uint32_t lane = 0;
-#ifdef __CUDA_ARCH__
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(lane));
-#endif
-    return lane;
-}
 
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
@@ -3282,9 +3280,11 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     if (status != SPINFER_OK) return status;
     if (plan)
         args.plan = *plan;
-    else if ((status = spinfer_kernel_plan(kernels, count, W, n, &device, &args.plan)) != SPINFER_OK)
-        return status;
-    kernel = spinfer_detail_find(kernels, count, W->dtype, &args.plan);
+    else {
+        status = spinfer_kernel_plan(kernels, count, W, n, &device, &args.plan);
+        if (status != SPINFER_OK) return status;
+        kernel = spinfer_detail_find(kernels, count, W->dtype, &args.plan);
+    }
     status = spinfer_kernel_workspace_bytes(kernel, 1, &args.plan, W, n, &needed);
     if (status != SPINFER_OK) return status;
     if (needed && !workspace) return SPINFER_ERR_NULL;
