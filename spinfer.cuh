@@ -131,6 +131,10 @@ typedef struct spinfer_plan {
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
+    int helpers;   /* blocks without rows of their own, for each range of K and each block of tokens: their teams
+                      multiply the last columns of K for the other blocks, so that no SM is idle. 0: none          */
+    int tail;      /* how many GroupTile columns that is: a multiple of team, at most x_cols * x_pieces; 0 without
+                      helpers                                                                                    */
 } spinfer_plan;
 
 /* spinfer_kernel : a multiply kernel as the host sees it. The stamps of section 9 fill it: one of them for a kernel, an
@@ -143,6 +147,7 @@ typedef struct spinfer_kernel {
     int         team;      /* warps that share a buffer                                           */
     int         max_warps; /* of a block                                                          */
     uint32_t    own_bytes; /* shared memory that a block wants for itself, at args.layout.own     */
+    int         helps;     /* 1: calls spinfer_help(), so that plans may have helpers             */
 } spinfer_kernel;
 
 /* spinfer_fused : what the epilogues of this library take besides alpha and beta, by value. All in device memory. */
@@ -1026,7 +1031,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     return s;
 }
 
-/* Row groups: blocks along M. */
+/* Row groups: blocks along M, without the helpers. */
 SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t rows)
 {
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
@@ -1056,21 +1061,49 @@ SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t toke
 /* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
+/* Plans for 32 tokens and more may have helpers. With fewer, K in ranges fills the SMs as well: 28 warps of a block
+ * divide a layer finer than 16. */
+SPINFER_HD int spinfer_may_help(int tokens) { return tokens >= 32; }
+
+/* GroupTile columns of a range of K, at most. */
+SPINFER_HD uint32_t spinfer_plan_cols(const spinfer_plan *plan, uint32_t cols)
+{
+    return (spinfer_col_groups(cols) - (uint32_t)plan->tail + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
+}
+
+/* spinfer_helper_share() : records that each team of a helper takes of the tails; 0 without helpers.
+ * spinfer_senders() : how many partial sums a strip receives at most: one of each other range of K, and one of each team
+ * that has a part of its tail. */
+SPINFER_HD uint32_t spinfer_helper_share(const spinfer_plan *plan, uint32_t rows)
+{
+    const uint32_t teams = (uint32_t)(plan->helpers * plan->splits * plan->strips * plan->warps_k);
+    const uint32_t team = (uint32_t)plan->team;
+    return teams ? (spinfer_row_groups(rows) * (uint32_t)plan->tail / team + teams - 1) / teams * team : 0;
+}
+SPINFER_HD uint32_t spinfer_senders(const spinfer_plan *plan, uint32_t rows)
+{
+    const uint32_t share = spinfer_helper_share(plan, rows);
+    return (uint32_t)plan->splits - 1 + (share ? ((uint32_t)plan->tail + share - 2) / share + 1 : 0);
+}
+
 /* Everything a kernel needs, by value. What it asks for first lies in 192 bytes, which share a line of the constant
  * cache with what CUDA itself passes. */
 typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     spinfer_plan    plan;
     uint32_t        k_step, k_rest; /* a range of K has k_step GroupTile columns, the first k_rest ranges one more */
     uint32_t        n;
-    spinfer_matrix  W;
-    spinfer_smem    layout;
     uint32_t        x_tensor; /* X comes by spinfer_tensor_copy() */
+    spinfer_matrix  W;
     const uint16_t *X;
     uint16_t       *Y;
     uint64_t        ldx, ldy;
-    float          *partials; /* [row groups * token blocks][splits - 1][units][32][4], see spinfer_reduce() */
+    float          *partials; /* [strips * token blocks][senders][units][32][4], see spinfer_reduce() */
+    spinfer_smem    layout;
+    uint32_t        share;   /* records of a team of a helper                       */
+    uint32_t        senders; /* of partial sums for a strip, at most                */
     float           alpha, beta;
-    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor */
+    uint32_t        unused[11];
+    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
 
@@ -1090,30 +1123,52 @@ SPINFER_DEVICE uint32_t spinfer_min(uint32_t a, uint32_t b) { return a < b ? a :
 /* Where a block works. */
 typedef struct spinfer_block {
     uint32_t row_group, split;
-    uint32_t token;       /* first column of Y                                     */
-    uint32_t k_begin;     /* first GroupTile column of its range of K              */
-    uint32_t cols;        /* GroupTile columns of its range                        */
-    uint32_t id;          /* row group, counted over all token blocks              */
+    uint32_t token;       /* first column of Y                                         */
+    uint32_t k_begin;     /* first GroupTile column of its range of K                  */
+    uint32_t cols;        /* GroupTile columns of its range                            */
+    uint32_t strips;      /* strips of all row groups                                  */
+    uint32_t sums;        /* the same of all token blocks before this one              */
     uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K */
     uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
 } spinfer_block;
 
-/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (row group, tokens,
- * split), as spinfer_kernel_launch() starts them; row_groups is gridDim.x. Scope: warp. */
+/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (helpers and row groups,
+ * tokens, split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. Scope: warp. */
 SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
-                                                uint3 index, uint32_t row_groups)
+                                                uint3 index, uint32_t blocks_x)
 {
-    spinfer_block b;
-    b.row_group = index.x;
+    const uint32_t helpers = (uint32_t)args->plan.helpers;
+    spinfer_block  b;
+    b.row_group = index.x - helpers;
     b.split = index.z;
     b.token = index.y * (uint32_t)args->plan.tokens;
-    b.k_begin = b.split * args->k_step + (b.split < args->k_rest ? b.split : args->k_rest);
+    b.k_begin = __shfl_sync(0xffffffffu, b.split * args->k_step + (b.split < args->k_rest ? b.split : args->k_rest), 0);
     b.cols = args->k_step + (b.split < args->k_rest ? 1 : 0);
-    b.id = index.y * row_groups + b.row_group;
+    b.strips = (blocks_x - helpers) * (uint32_t)args->plan.strips;
+    b.sums = index.y * b.strips;
     b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
     b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
     return b;
+}
+
+/* spinfer_helper_first() : number of the first record of a helper's team in the tails of all strips, one behind the other.
+ * Teams are counted over all helpers. Scope: warp. */
+SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, const spinfer_block *block)
+{
+    const uint32_t helpers = (uint32_t)args->plan.helpers;
+    const uint32_t number = block->split * helpers + block->row_group + helpers; /* of the block: row_group < 0 */
+    return ((number * (uint32_t)args->plan.strips + block->strip) * (uint32_t)args->plan.warps_k + block->part) *
+           args->share;
+}
+
+/* spinfer_messages() : where the partial sums of a strip lie, those of sender 0; those of the next one behind it. */
+SPINFER_DEVICE uint32_t       spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
+SPINFER_DEVICE unsigned char *spinfer_messages(const int n_frags, const spinfer_spmm_args *args,
+                                               const spinfer_block *block, uint32_t strip, uint32_t sender)
+{
+    return (unsigned char *)args->partials +
+           (uint64_t)((block->sums + strip) * args->senders + sender) * spinfer_messages_bytes(n_frags);
 }
 
 /* A team's stream of records: `team` consecutive ones for each stage, then on by `team` * warps_k. Lane
@@ -1124,13 +1179,27 @@ typedef struct spinfer_stream {
     uint32_t        col;        /* of this lane's record in the range ..    */
     uint32_t        begin, end; /* .. and the record, units of 16 bytes     */
     uint32_t        used;       /* spinfer_ring.owner of the stage with which the lane needs another record */
+    uint32_t        tail, jump; /* of a helper: columns of a strip, and offsets between it and the next one; or 0 */
+    uint32_t        strip;      /* .. in which the lane's record lies */
 } spinfer_stream;
+
+/* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40
+ * instructions for each record); the result of a shuffle it cannot. */
+SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
+{
+    return __shfl_sync(0xffffffffu, value, (int)lane);
+}
 
 SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 {
+    if (s->tail) {
+        SPINFER_NO_UNROLL
+        while (s->col >= (s->strip + 1) * s->tail) s->strip++;
+    }
     if (s->col < cols) {
-        s->begin = s->offsets[s->col];
-        s->end = s->offsets[s->col + 1];
+        const uint32_t *at = s->offsets + s->col + s->strip * s->jump;
+        s->begin = at[0];
+        s->end = at[1];
     }
 }
 
@@ -1167,13 +1236,6 @@ SPINFER_DEVICE void spinfer_add_from_below(uint32_t *x, const int distance)
                  : "r"(distance));
 }
 
-/* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40
- * instructions for each record); the result of a shuffle it cannot. */
-SPINFER_DEVICE uint32_t spinfer_pin(uint32_t value, uint32_t lane)
-{
-    return __shfl_sync(0xffffffffu, value, (int)lane);
-}
-
 /* spinfer_pin() where registers allow it: from sm_100 on the code for 64 tokens has none to spare and would spill. */
 SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
 {
@@ -1207,7 +1269,7 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.quad = spinfer_quad_lane_init((int)lane);
     l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
-    l.tile = spinfer_pin(l.tile, lane);
+    if (team > 1) l.tile = spinfer_pin(l.tile, lane);
     l.write = spinfer_pin_if_room(l.write, lane);
     l.read = spinfer_pin_if_room(l.read, lane);
     l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
@@ -1406,8 +1468,30 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
     r->stream.begin = r->stream.end = 0;
     r->stream.used = (lane | 15) + 1 - records;
     r->stream.offsets = W->offsets + (uint64_t)strip * W->group_ld + k_begin;
+    r->stream.tail = r->stream.jump = r->stream.strip = 0;
     r->stream.col = r->col + r->step * (lane / records) + lane % records;
     spinfer_stream_load(&r->stream, cols);
+}
+
+/* spinfer_ring_tails() : the same for a helper: up to `count` records from number `first` on, of the GroupTile columns
+ * k_begin .. k_begin + tail - 1 of all rows of W, one row behind the other. All are multiples of team. */
+SPINFER_DEVICE void spinfer_ring_tails(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t k_begin,
+                                       uint32_t tail, uint32_t first, uint32_t count, uint32_t lane)
+{
+    const uint32_t records = (uint32_t)team;
+    r->data = W->data;
+    r->col = first;
+    r->cols = spinfer_min(first + count, spinfer_row_groups(W->rows) * tail);
+    r->step = records;
+    r->owner = 0;
+    r->stream.begin = r->stream.end = 0;
+    r->stream.used = (lane | 15) + 1 - records;
+    r->stream.offsets = W->offsets + k_begin;
+    r->stream.tail = tail;
+    r->stream.jump = W->group_ld - tail;
+    r->stream.strip = spinfer_pin(first / tail, 0);
+    r->stream.col = first + lane;
+    spinfer_stream_load(&r->stream, r->cols);
 }
 
 /* spinfer_ring_follow() : a ring whose range is done goes on, from where it is, with the range of `next`: a copy of it,
@@ -1441,6 +1525,14 @@ SPINFER_DEVICE void spinfer_ring_fetch(const int team, const spinfer_ring *r, ui
                              barrier < end_barrier ? barrier : barrier - 8 * r->count, i * records,
                              spinfer_min(r->cols - (r->col + i * r->step), records), lane);
     }
+}
+
+/* Kept, not computed again for each record. The ring is still at its start. */
+SPINFER_DEVICE void spinfer_ring_keep(spinfer_ring *ring)
+{
+    ring->stages = ring->at = spinfer_pin(ring->stages, 0);
+    ring->barriers = ring->barrier = spinfer_pin(ring->barriers, 0);
+    ring->end = spinfer_pin(ring->end, 0);
 }
 
 /* spinfer_ring_records() : records of the current stage, 1 .. team. */
@@ -1524,31 +1616,22 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
                                           spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
                                           spinfer_ring *const ring)
 {
-    const int abreast = spinfer_loads_abreast(8 * n_frags);
-    const int tiles = 4 / team, width = n_frags < 8 ? 1 : tiles; /* row tiles that wait for X: with 64 tokens all, .. */
+    const int    abreast = spinfer_loads_abreast(8 * n_frags);
+    const int    tiles = 4 / team;
     spinfer_scan scan;
     SPINFER_UNROLL
-    for (int t = 0; t < 4; t += width) {
-        spinfer_frag_a a[4];
-        if (ring && t == (SPINFER_HAS_BULK_COPY ? 4 - width : 0)) { /* late needs registers that sm_80 lacks */
+    for (int t = 0; t < 4; t++) {
+        spinfer_frag_a a;
+        if (ring && t == (SPINFER_HAS_BULK_COPY ? 3 : 0)) { /* late needs registers that sm_80 lacks */
             scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
             spinfer_scan_load(team, &scan, l);
         }
         SPINFER_UNROLL
-        for (int f = 0; f < n_frags && width == 1 && t % tiles == 0; f++) /* .. otherwise X stays in registers */
+        for (int f = 0; f < n_frags && t % tiles == 0; f++) /* X stays in registers for all row tiles */
             spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
+        spinfer_decode_located(abreast, t < 3 ? read + spinfer_table_place(t + 1) : behind, l, next, &a);
         SPINFER_UNROLL
-        for (int i = 0; i < width; i++)
-            spinfer_decode_located(abreast, t + i < 3 ? read + spinfer_table_place(t + i + 1) : behind, l, next, &a[i]);
-        SPINFER_UNROLL
-        for (int f = 0; f < n_frags; f++) {
-            const int own = width == 1 ? f : 0;
-            if (width > 1)
-                spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[0].r);
-            SPINFER_UNROLL
-            for (int i = 0; i < width; i++)
-                spinfer_mma_m16n8k16(dtype, &sums[(t % tiles + i) * n_frags + f], &a[i], &x_frags[own]);
-        }
+        for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
     }
     if (ring) {
         spinfer_count_before(1, scan.word, l, scan.before);
@@ -1698,8 +1781,9 @@ SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfe
  *   lane           lane of the calling thread, here and in spinfer_block_multiply()
  *   Scope    block, with a __syncthreads(). Nothing is waited for but, with a dependent launch, the kernel before:
  *            behind this call all that it wrote may be read. */
-SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring, const spinfer_spmm_args *args,
-                                        const spinfer_block *block, uint32_t smem, uint32_t lane)
+SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, spinfer_ring *ring,
+                                       const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                       uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
@@ -1713,7 +1797,11 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
     /* The offsets first: they are on their way for most of a microsecond. */
-    spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
+    if (helps)
+        spinfer_ring_tails(team_warps, ring, &args->W, block->k_begin, block->cols, spinfer_helper_first(args, block),
+                           args->share, lane);
+    else
+        spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
     spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
@@ -1740,6 +1828,12 @@ SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring
         spinfer_fetch_x(args, block, smem, i * x_cols, i, x_part, warps, lane);
     }
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
+}
+
+SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring, const spinfer_spmm_args *args,
+                                        const spinfer_block *block, uint32_t smem, uint32_t lane)
+{
+    spinfer_block_open(team_warps, 0, ring, args, block, smem, lane);
 }
 
 /* A slot of X that all warps have left gets its next piece, from GroupTile column `col` on. Where there is a copy
@@ -1784,6 +1878,71 @@ SPINFER_DEVICE uint32_t spinfer_refilled_x(uint32_t barrier)
     return 0;
 }
 
+/* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
+ * instructions less for a record with 8 tokens, 1 to 2 % of the time with 64 (H200). */
+SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
+{
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(lane));
+    return lane;
+}
+
+SPINFER_DEVICE uint3 spinfer_thread_anew(void)
+{
+    uint3 r;
+    r.x = 0;
+    asm volatile("mov.u32 %0, %%tid.y;" : "=r"(r.y));
+    asm volatile("mov.u32 %0, %%tid.z;" : "=r"(r.z));
+    return r;
+}
+SPINFER_DEVICE uint3 spinfer_index_anew(void)
+{
+    uint3 r;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(r.x));
+    asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(r.y));
+    asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(r.z));
+    return r;
+}
+SPINFER_DEVICE uint32_t spinfer_grid_anew(void)
+{
+    uint32_t r;
+    asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(r));
+    return r;
+}
+
+SPINFER_DEVICE spinfer_block spinfer_block_anew(const int team, const spinfer_spmm_args *args)
+{
+    return spinfer_block_init(team, args, spinfer_thread_anew(), spinfer_index_anew(), spinfer_grid_anew());
+}
+
+/* spinfer_global_send_frags() : the sums of a warp of a helper as messages to the block that has the strip. */
+SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags, const spinfer_frag_c *sums,
+                                              const spinfer_spmm_args *args, uint32_t done)
+{
+    const spinfer_block  own = spinfer_block_anew(team, args), *block = &own;
+    const uint32_t       lane = spinfer_lane_anew();
+    const uint32_t       first = spinfer_helper_first(args, block), tail = spinfer_pin((uint32_t)args->plan.tail, 0);
+    const uint32_t       share = spinfer_pin(args->share, 0);
+    const uint32_t       strip = (done - 1) / tail, sender = first / share - strip * tail / share;
+    const uint32_t       token = spinfer_x_token(2 * (lane % 4));
+    const unsigned char *to = spinfer_messages(n_frags, args, block, strip, (uint32_t)args->plan.splits - 1 + sender) +
+                              64 * (4 / (uint32_t)team) * block->member + 4 * (lane / 4) + 256 * token;
+    const int left = (int)(args->n - block->token - (token & ~1u)); /* tokens from the first pair of the lane on */
+    SPINFER_UNROLL
+    for (int f = 0; f < 4 / team * n_frags; f++) {
+        SPINFER_UNROLL
+        for (int r = 0; r < 4; r++) {
+            const int ahead = 8 * (f % n_frags) + 4 * (r % 2);
+            asm volatile("{ .reg .pred inside; .reg .f32 sum;\n"
+                         "setp.gt.s32 inside, %1, %2;\n"
+                         "add.rm.f32 sum, %0, 0f80000000;\n"
+                         "@inside st.relaxed.gpu.global.f32 [%3], sum; }" ::"f"(sums[f].r[r]),
+                         "r"(left), "r"(ahead), "l"(to + 256 * ahead + 64 * (f / n_frags) + 32 * (r / 2))
+                         : "memory");
+        }
+    }
+}
+
 /* spinfer_block_multiply() : all records of one team, and of them the rows of one warp, times X.
  *
  *   sums     out       of the calling warp, [4 / team_warps * n_frags]; spinfer_reduce() adds them to the others'
@@ -1804,16 +1963,14 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
     uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane);
     uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
-    if (n_frags == 2) x_lane = spinfer_pin(x_lane, lane); /* for others this is the register that would spill .. */
+    if (n_frags == 2 || n_frags == 8)
+        x_lane = spinfer_pin(x_lane, lane); /* for others this is the register that would spill .. */
 
-    /* Kept, not computed again for each record. The ring is still at its start. */
-    ring->stages = ring->at = spinfer_pin(ring->stages, 0);
-    ring->barriers = ring->barrier = spinfer_pin(ring->barriers, 0);
-    ring->end = spinfer_pin(ring->end, 0);
     spinfer_sums_clear(team_warps, n_frags, sums);
-    const int          early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
-    const spinfer_lane l =
-        spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    spinfer_ring_keep(ring);
+    const int    early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
+    spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    if (n_frags == 2) l.tile = spinfer_pin(l.tile, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
     SPINFER_NO_UNROLL
@@ -1828,7 +1985,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
-        if (n_frags == 2 || (n_frags == 4 && SPINFER_HAS_BULK_COPY)) /* sm_80 has no register for it with 32 tokens */
+        if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it with 32 tokens */
             end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
         SPINFER_NO_UNROLL
@@ -1992,15 +2149,19 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
     const uint32_t warps = warps_k * (uint32_t)team_warps, warp = block->part * (uint32_t)team_warps + block->member;
-    const uint32_t pairs = 4 * (uint32_t)n_frags, units = strips * pairs; /* pairs of tokens */
+    const uint32_t pairs = 4 * (uint32_t)n_frags; /* of tokens */
     const uint32_t stride = args->layout.sums,
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
-    const uint32_t       row = (block->row_group * strips + block->strip) * SPINFER_GROUP_ROWS + 4 * (lane % 16);
+    const uint32_t       strip = block->row_group * strips + block->strip; /* of W */
+    const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const int            last = block->split + 1 == splits;
-    const uint32_t       before_this = block->id * (splits - 1) + (last ? 0 : block->split); /* ranges of K that send */
-    const unsigned char *messages = (const unsigned char *)args->partials +
-                                    (uint64_t)(before_this * units + block->strip * pairs) * 512 + 16 * lane;
+    const unsigned char *messages = spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split) + 16 * lane;
 
+    uint32_t senders = splits - 1;
+    if (spinfer_may_help(8 * n_frags) && plan->helpers) {
+        const uint32_t tail = (uint32_t)plan->tail;
+        senders += (strip * tail + tail - 1) / args->share - strip * tail / args->share + 1;
+    }
     if (last) {
         SPINFER_NO_UNROLL
         for (uint32_t pair = warp; pair < pairs; pair += warps)
@@ -2015,13 +2176,13 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         const uint32_t token = block->token + 2 * pair;
         const uint32_t at = sums_of_strip + (2 * pair + lane / 16) * SPINFER_SUMS_STRIDE + 16 * (lane % 16);
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
-        if (token >= args->n) break;
+        if (token >= args->n || strip * SPINFER_GROUP_ROWS >= args->W.rows) break;
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
         if (!last) {
             spinfer_global_send_sums(messages + 512 * pair, sum);
         } else {
-            spinfer_global_receive_sums(messages + 512 * pair, splits - 1, units * 512, &before);
+            spinfer_global_receive_sums(messages + 512 * pair, senders, spinfer_messages_bytes(n_frags), &before);
             spinfer_add_sums(&before, sum);
             const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
             if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, before);
@@ -2029,13 +2190,52 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     }
 }
 
-/* spinfer_lane_anew() : threadIdx.x, read from the hardware here and now and not kept in a register since the start: 5
- * instructions less for a record with 8 tokens, 1 to 2 % of the time with 64 (H200). */
-SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
+/* spinfer_help() : what a helper does, from its start to its end; 0 in other blocks. Its teams divide the tails of all
+ * strips evenly: each takes args.share records, one strip behind the other, and sends their sums to the block that has
+ * the strip. So a block need not have the same number of rows as the others for all SMs to be busy. */
+SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
+                                const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
-    uint32_t lane;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(lane));
-    return lane;
+    const spinfer_plan *plan = &args->plan;
+    const uint32_t      tail = (uint32_t)plan->tail;
+    spinfer_block       own = *block;
+    spinfer_ring        ring;
+    if (!spinfer_may_help(8 * n_frags) || __builtin_expect((int32_t)block->row_group >= 0, 1)) return 0;
+    own.k_begin = (uint32_t)plan->splits * args->k_step + args->k_rest;
+    own.cols = tail;
+    spinfer_block_open(team_warps, 1, &ring, args, &own, smem, lane);
+    spinfer_ring_keep(&ring);
+    if (ring.col >= ring.cols) return 1;
+
+    const uint32_t warp =
+        ((block->strip * (uint32_t)plan->warps_k + block->part) * (uint32_t)team_warps + block->member);
+    const uint32_t x_lane = spinfer_x_lane(smem + args->layout.x, lane);
+    spinfer_lane   l =
+        spinfer_lane_init(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    uint32_t left = tail - ring.col % tail; /* columns of the strip */
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 0; i * (uint32_t)plan->x_cols < tail; i++)
+        spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* all of X that is needed, for good */
+    spinfer_sums_clear(team_warps, n_frags, sums);
+    spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
+    __syncwarp(); /* the table is complete */
+    l.lane = spinfer_pin(lane, lane);
+    if (team_warps == 1) l.tile = l.lane / 4; /* or 32 tokens spill */
+    SPINFER_NO_UNROLL
+    while (ring.col < ring.cols) {
+        const uint32_t count = spinfer_ring_records(team_warps, &ring);
+        const uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, tail - left);
+        spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring);
+        spinfer_ring_release(team_warps, &ring, lane);
+        left -= (uint32_t)team_warps;
+        if (left == 0 || ring.col >= ring.cols) {
+            spinfer_global_send_frags(team_warps, n_frags, sums, args, spinfer_min(ring.col, ring.cols));
+            spinfer_sums_clear(team_warps, n_frags, sums);
+            left = tail;
+        }
+    }
+    return 1;
 }
 
 #endif /* __CUDA_ARCH__ */
@@ -2054,6 +2254,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
     const uint32_t      lane = spinfer_pin(thread.x, thread.x);
     spinfer_ring        ring;
+    if (__builtin_expect(spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane), 0)) return;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
     spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, spinfer_lane_anew());
@@ -2271,7 +2472,8 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #define SPINFER_LIST_KERNELS(name) static_assert(1, "for the host")
 #else
 #define SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS)                                                 \
-    static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM, MAX_WARPS, 0}
+    static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM,                         \
+                                               MAX_WARPS,          0,     (N_FRAGS) >= 4}
 #define SPINFER_LIST_KERNELS(name)                                                                                     \
     static const spinfer_kernel name[4] = {name##_n8_info, name##_n16_info, name##_n32_info, name##_n64_info}
 #endif
@@ -2907,7 +3109,8 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     const int teams = kernel ? kernel->max_warps / kernel->team : 0; /* at most, in a block */
     if (plan->strips < 1 || plan->strips > teams || plan->warps_k < 1 || plan->warps_k > teams / plan->strips)
         return SPINFER_ERR_PLAN;
-    if (plan->x_pieces == 1 && (uint32_t)plan->x_cols * (uint32_t)plan->splits < spinfer_col_groups(W->cols))
+    if (plan->x_pieces == 1 &&
+        (uint64_t)plan->x_cols * (uint32_t)plan->splits + (uint32_t)plan->tail < spinfer_col_groups(W->cols))
         return SPINFER_ERR_PLAN;
     if (plan->stages < 2 || plan->stages > 8 || plan->stages * plan->team > 16 || plan->x_pieces < 1 ||
         plan->x_pieces > 16)
@@ -2919,6 +3122,11 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
     if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
+    if (plan->helpers && (!kernel->helps || !spinfer_may_help(plan->tokens))) return SPINFER_ERR_PLAN;
+    if (plan->helpers < 0 || plan->tail < 0 || !plan->helpers != !plan->tail || plan->helpers > 65535 ||
+        plan->tail % plan->team || plan->tail > plan->x_cols * plan->x_pieces ||
+        (uint32_t)(plan->tail + plan->splits) > spinfer_col_groups(W->cols))
+        return SPINFER_ERR_PLAN;
     if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
     return SPINFER_OK;
 }
@@ -2955,7 +3163,7 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
  * 1 % better than three of 16. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
-    const int    cols = (int)((spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits);
+    const int    cols = (int)spinfer_plan_cols(plan, W->cols);
     const int    step = plan->warps_k * plan->team;
     spinfer_smem layout;
     int          per_piece;
@@ -2974,7 +3182,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
             while ((layout = spinfer_smem_layout(plan, W->max_record, own_bytes)).total > limit && plan->x_pieces > 2)
                 plan->x_pieces--;
         }
-        if (layout.total <= limit) return 1;
+        if (layout.total <= limit) return plan->tail <= plan->x_cols * plan->x_pieces;
     }
     return 0;
 }
@@ -2997,6 +3205,7 @@ typedef struct spinfer_detail_model {
     double full;    /* a record costs more if fewer warps than this share the SM ..                          */
     double few;     /* .. for one of them by this part                                                       */
     double dense;   /* a record costs more by this part if its half TCTiles do not fit into the banks        */
+    double send;    /* for each strip whose sums a team of a helper sends                                    */
 } spinfer_detail_model;
 
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
@@ -3006,18 +3215,19 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const spinfer_detail_model models[4] = {
         /* 8, 16, 32 and 64 tokens */
-        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0},
-        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06},
-        {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09},
-        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055}};
+        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0},
+        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0},
+        {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0.3},
+        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0.3}};
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
                                                                  : 3];
-    const uint32_t cols = (spinfer_col_groups(W->cols) + (uint32_t)plan->splits - 1) / (uint32_t)plan->splits;
-    const int      step = plan->warps_k * plan->team;
-    const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
-    const double   blocks =
+    const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
+    const uint32_t              share = spinfer_helper_share(plan, W->rows), senders = spinfer_senders(plan, W->rows);
+    const int                   step = plan->warps_k * plan->team;
+    const double                rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
+    const double                blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
     const double room = (double)device->sm_count * blocks_per_sm;
     const double waves = (double)(uint64_t)((blocks + room - 1) / room);
@@ -3034,10 +3244,17 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double alone = (m->latency + m->crowd * warps_sm) * rounds;
     const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
     double       us = waves * (m->launch + (busy > alone ? busy : alone));
-    us += m->split * (plan->splits - 1) * plan->strips +
-          m->message * ((plan->splits + 1) / 3) * ((units + warps - 1) / warps);
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
     us += m->piece * cols / plan->x_cols;
+    if (share) { /* helpers: they or the others, whoever takes longer */
+        const double all = (double)share * plan->strips * plan->warps_k;
+        const double help_busy = m->record * size * all * idle * few + m->x * plan->tail * plan->tokens / 1000.0;
+        const double help_alone = (m->latency + m->crowd * warps_sm) * share / plan->team;
+        const double help = m->launch + (help_busy > help_alone ? help_busy : help_alone) +
+                            m->send * (1.0 + (double)share / plan->tail);
+        if (help > us) us = help;
+    }
+    us += m->split * senders * plan->strips + m->message * ((senders + 2) / 3) * ((units + warps - 1) / warps);
     if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
     return us;
 }
@@ -3082,6 +3299,34 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
     return SPINFER_OK;
 }
 
+/* The plan with helpers on the SMs that it leaves free, if there are any and it gets better than *best_us. */
+static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, const spinfer_matrix *W, size_t n,
+                                              const spinfer_device *device, spinfer_plan p, spinfer_plan *best,
+                                              double *best_us)
+{
+    const int    slices = p.splits * (int)((n - 1) / (size_t)p.tokens + 1), cols = (int)spinfer_col_groups(W->cols);
+    const int    room = device->sm_count / slices - (int)spinfer_plan_row_groups(&p, W->rows);
+    const double teams = (double)room * p.splits * p.strips * p.warps_k, strips = spinfer_row_groups(W->rows);
+    const int    most = p.x_cols * p.x_pieces;
+    int          i, even;
+    if (!kernel->helps || !spinfer_may_help(p.tokens) || room < 1) return;
+    p.helpers = room;
+    even = (int)(cols / (1.0 + strips / teams * p.splits * p.warps_k)); /* all teams have the same number of records */
+    if (even > most) even = most;
+    for (i = -2; i <= 2; i++) {
+        double us;
+        p.tail = (even / p.team + i) * p.team;
+        if (p.tail < p.team || p.tail > most || p.tail + p.splits > cols ||
+            !spinfer_detail_fit(&p, W, kernel->own_bytes, spinfer_detail_smem_limit(device, 1)) ||
+            spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
+            continue;
+        us = spinfer_detail_estimate(&p, W, n, device, 1);
+        if (us >= *best_us) continue;
+        *best = p;
+        *best_us = us;
+    }
+}
+
 /* The best plan for one kernel, if it is estimated to take less than *best_us. */
 static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spinfer_matrix *W, size_t n,
                                          const spinfer_device *device, spinfer_plan *best, double *best_us)
@@ -3108,6 +3353,7 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spi
                         spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
+                    if (blocks_per_sm == 1) spinfer_detail_try_helpers(kernel, W, n, device, p, best, best_us);
                     if (us >= *best_us) continue;
                     *best = p;
                     *best_us = us;
@@ -3212,15 +3458,16 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
                                                           size_t *bytes)
 {
     spinfer_status status = spinfer_detail_check_matrix(W);
-    size_t         sums;
+    size_t         sums, senders;
     if (!kernels || !plan || !bytes) return SPINFER_ERR_NULL;
     if (status == SPINFER_OK)
         status = spinfer_detail_check_plan(plan, spinfer_detail_find(kernels, count, W->dtype, plan), W, n);
     if (status != SPINFER_OK) return status;
     sums = (size_t)spinfer_plan_row_groups(plan, W->rows) * (size_t)plan->strips * SPINFER_GROUP_ROWS *
            ((n - 1) / (size_t)plan->tokens + 1) * (size_t)plan->tokens;
-    if (sums > SIZE_MAX / sizeof(float) / (size_t)plan->splits) return SPINFER_ERR_PLAN;
-    sums *= (size_t)(plan->splits - 1) * sizeof(float);
+    senders = spinfer_senders(plan, W->rows);
+    if (sums > SIZE_MAX / sizeof(float) / (senders + 1)) return SPINFER_ERR_PLAN;
+    sums *= senders * sizeof(float);
     if (sums / 512 > UINT32_MAX) return SPINFER_ERR_PLAN; /* the kernel counts messages in 32 bits */
     *bytes = sums;
     return SPINFER_OK;
@@ -3302,15 +3549,17 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.ldx = ldx;
     args.ldy = ldy;
     args.n = (uint32_t)n;
-    args.k_step = spinfer_col_groups(W->cols) / (uint32_t)args.plan.splits;
-    args.k_rest = spinfer_col_groups(W->cols) % (uint32_t)args.plan.splits;
+    args.k_step = (spinfer_col_groups(W->cols) - (uint32_t)args.plan.tail) / (uint32_t)args.plan.splits;
+    args.k_rest = (spinfer_col_groups(W->cols) - (uint32_t)args.plan.tail) % (uint32_t)args.plan.splits;
+    args.share = spinfer_helper_share(&args.plan, W->rows);
+    args.senders = spinfer_senders(&args.plan, W->rows);
     args.alpha = alpha;
     args.beta = beta;
     args.partials = (float *)workspace;
     if (epilogue_bytes) memcpy(args.user, epilogue, epilogue_bytes);
     parameters[0] = &args;
 
-    config.gridDim = dim3(spinfer_plan_row_groups(&args.plan, W->rows),
+    config.gridDim = dim3((uint32_t)args.plan.helpers + spinfer_plan_row_groups(&args.plan, W->rows),
                           (uint32_t)((n - 1) / (size_t)args.plan.tokens + 1), (uint32_t)args.plan.splits);
     config.blockDim = dim3(32, (uint32_t)(args.plan.team * args.plan.warps_k), (uint32_t)args.plan.strips);
     config.stream = stream;
