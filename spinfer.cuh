@@ -131,8 +131,9 @@ typedef struct spinfer_plan {
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
-    int helpers;   /* blocks without rows of their own, for each range of K and each block of tokens: their teams
-                      multiply the last columns of K for the other blocks, so that no SM is idle. 0: none          */
+    int helpers;   /* further blocks, for each range of K and each block of tokens, without rows of their own: their
+                      teams multiply the last columns of K for all strips (FIG 8), so that no SM is idle. 0: none,
+                      always so with 8 and 16 tokens                                                             */
     int tail;      /* how many GroupTile columns that is: a multiple of team, at most x_cols * x_pieces; 0 without
                       helpers                                                                                    */
 } spinfer_plan;
@@ -147,7 +148,7 @@ typedef struct spinfer_kernel {
     int         team;      /* warps that share a buffer                                           */
     int         max_warps; /* of a block                                                          */
     uint32_t    own_bytes; /* shared memory that a block wants for itself, at args.layout.own     */
-    int         helps;     /* 1: calls spinfer_help(), so that plans may have helpers             */
+    int         helps;     /* 1: it calls spinfer_help(), so its plans may have helpers           */
 } spinfer_kernel;
 
 /* spinfer_fused : what the epilogues of this library take besides alpha and beta, by value. All in device memory. */
@@ -201,8 +202,9 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
 SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                  const spinfer_device *device, spinfer_estimate *estimate);
 
-/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless splits > 1, then
- * splits - 1 times the sums of all blocks along M and tokens, at most 2 TiB. Pure. Errors: as spinfer_spmm_plan(), and
+/* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless the plan has
+ * splits > 1 or helpers; else the sums of all blocks along M and tokens, once for each of spinfer_senders(), at most 2
+ * TiB. Pure. Errors: as spinfer_spmm_plan(), and
  * PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
@@ -894,7 +896,19 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  *     scan: words and the places of their first values go to a table, where a lane reads 16 bytes a TCTile
  *
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
- * workspace to the last of them, which adds by rising K. */
+ * workspace to the last of them, which adds by rising K.
+ *
+ * FIG 8, a helper (strips = 2, warps_k = 2, tail = 4, a matrix of six strips). Row groups rarely divide by the number
+ * of SMs; so the SMs that would be idle take the end of K, the tail, of all strips. Their teams have equal shares,
+ * t0 .. t3, and send the sums of each strip to the block that has it.
+ *
+ *                 K -->                  tail
+ *     strip 0     block 1                t0 t0 t0 t0
+ *     strip 1     block 1                t0 t0 t1 t1
+ *     strip 2     block 2                t1 t1 t1 t1     the helper is block 0: a block waits only for those before it,
+ *     strip 3     block 2                t2 t2 t2 t2     and X of the tail is brought once
+ *     strip 4     block 3                t2 t2 t3 t3
+ *     strip 5     block 3                t3 t3 t3 t3 */
 
 /* IN A KERNEL OF YOUR OWN the stages are called in one of two ways. Device code only: nvcc's host pass does not see
  * these functions, so put the body of the kernel into #ifdef __CUDA_ARCH__.
@@ -905,12 +919,14 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
  * what cannot work (examples/11_fused_kernel.cu):
  *
  *     block = spinfer_block_init(TEAM, &args, threadIdx, blockIdx, gridDim.x);            // where this block works
+ *     if (spinfer_help(DTYPE, TEAM, N_FRAGS, sums, x_frags, &args, &block, smem, lane)) return;  // a helper ends
  *     spinfer_block_start(TEAM, &ring, &args, &block, smem, lane);                        // W and X are on their way
  *     ..                                                                                  // yours, while they are
  *     spinfer_block_multiply(DTYPE, TEAM, N_FRAGS, sums, x_frags, &ring, &args, &block, smem, lane);
  *     spinfer_reduce(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, &args, &block, smem, lane);    // publishes, then EPILOGUE
  *
  *   TEAM .. x_frags  as below. All threads of the block take part in every call.
+ *   spinfer_help()   may be left out; then `helps` in the spinfer_kernel is 0, and no plan has helpers.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
  *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
  *                    the compiler must know that it is the same in all lanes, or the loop lacks a register.
@@ -1061,8 +1077,8 @@ SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t toke
 /* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
-/* Plans for 32 tokens and more may have helpers. With fewer, K in ranges fills the SMs as well: 28 warps of a block
- * divide a layer finer than 16. */
+/* Helpers are for 32 tokens and more. With fewer, blocks have 28 warps, and K in ranges fills 97 % of the SMs on most
+ * layers; with 16 warps that are slower it was 85 %. */
 SPINFER_HD int spinfer_may_help(int tokens) { return tokens >= 32; }
 
 /* GroupTile columns of a range of K, at most. */
@@ -1072,8 +1088,8 @@ SPINFER_HD uint32_t spinfer_plan_cols(const spinfer_plan *plan, uint32_t cols)
 }
 
 /* spinfer_helper_share() : records that each team of a helper takes of the tails; 0 without helpers.
- * spinfer_senders() : how many partial sums a strip receives at most: one of each other range of K, and one of each team
- * that has a part of its tail. */
+ * spinfer_senders() : how many partial sums a strip receives, at most: one of each other range of K, and one of each
+ * team of a helper that has a part of its tail. */
 SPINFER_HD uint32_t spinfer_helper_share(const spinfer_plan *plan, uint32_t rows)
 {
     const uint32_t teams = (uint32_t)(plan->helpers * plan->splits * plan->strips * plan->warps_k);
@@ -1097,10 +1113,10 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     const uint16_t *X;
     uint16_t       *Y;
     uint64_t        ldx, ldy;
-    float          *partials; /* [strips * token blocks][senders][units][32][4], see spinfer_reduce() */
+    float          *partials; /* [blocks of tokens][strips][senders][pairs of tokens][2][64], spinfer_messages() */
     spinfer_smem    layout;
-    uint32_t        share;   /* records of a team of a helper                       */
-    uint32_t        senders; /* of partial sums for a strip, at most                */
+    uint32_t        share;   /* spinfer_helper_share() */
+    uint32_t        senders; /* spinfer_senders()      */
     float           alpha, beta;
     uint32_t        unused[11];
     uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
@@ -1123,17 +1139,16 @@ SPINFER_DEVICE uint32_t spinfer_min(uint32_t a, uint32_t b) { return a < b ? a :
 /* Where a block works. */
 typedef struct spinfer_block {
     uint32_t row_group, split;
-    uint32_t token;       /* first column of Y                                         */
-    uint32_t k_begin;     /* first GroupTile column of its range of K                  */
-    uint32_t cols;        /* GroupTile columns of its range                            */
-    uint32_t strips;      /* strips of all row groups                                  */
-    uint32_t sums;        /* the same of all token blocks before this one              */
+    uint32_t token;       /* first column of Y                                                     */
+    uint32_t k_begin;     /* first GroupTile column of its range of K                              */
+    uint32_t cols;        /* GroupTile columns of its range                                        */
+    uint32_t sums;        /* strips of the blocks of tokens before this one, for spinfer_messages() */
     uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K */
     uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
 } spinfer_block;
 
-/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (helpers and row groups,
- * tokens, split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. Scope: warp. */
+/* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (helpers, then row
+ * groups; tokens; split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. Scope: warp. */
 SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
                                                 uint3 index, uint32_t blocks_x)
 {
@@ -1144,26 +1159,26 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
     b.token = index.y * (uint32_t)args->plan.tokens;
     b.k_begin = __shfl_sync(0xffffffffu, b.split * args->k_step + (b.split < args->k_rest ? b.split : args->k_rest), 0);
     b.cols = args->k_step + (b.split < args->k_rest ? 1 : 0);
-    b.strips = (blocks_x - helpers) * (uint32_t)args->plan.strips;
-    b.sums = index.y * b.strips;
+    b.sums = index.y * (blocks_x - helpers) * (uint32_t)args->plan.strips;
     b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
     b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
     return b;
 }
 
-/* spinfer_helper_first() : number of the first record of a helper's team in the tails of all strips, one behind the other.
- * Teams are counted over all helpers. Scope: warp. */
+/* spinfer_helper_first() : the first record of a helper's team, when the tails of all strips are counted one behind the
+ * other, and teams over all helpers. Scope: warp. */
 SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, const spinfer_block *block)
 {
-    const uint32_t helpers = (uint32_t)args->plan.helpers;
-    const uint32_t number = block->split * helpers + block->row_group + helpers; /* of the block: row_group < 0 */
-    return ((number * (uint32_t)args->plan.strips + block->strip) * (uint32_t)args->plan.warps_k + block->part) *
-           args->share;
+    const spinfer_plan *plan = &args->plan;
+    const uint32_t      number = (block->split + 1) * (uint32_t)plan->helpers + block->row_group; /* of the helper */
+    return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
 }
 
-/* spinfer_messages() : where the partial sums of a strip lie, those of sender 0; those of the next one behind it. */
-SPINFER_DEVICE uint32_t       spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
+/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams
+ * of helpers that have a part of the tail. spinfer_messages_bytes() : from one sender to the next. */
+SPINFER_DEVICE uint32_t spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
+
 SPINFER_DEVICE unsigned char *spinfer_messages(const int n_frags, const spinfer_spmm_args *args,
                                                const spinfer_block *block, uint32_t strip, uint32_t sender)
 {
@@ -1179,8 +1194,8 @@ typedef struct spinfer_stream {
     uint32_t        col;        /* of this lane's record in the range ..    */
     uint32_t        begin, end; /* .. and the record, units of 16 bytes     */
     uint32_t        used;       /* spinfer_ring.owner of the stage with which the lane needs another record */
-    uint32_t        tail, jump; /* of a helper: columns of a strip, and offsets between it and the next one; or 0 */
-    uint32_t        strip;      /* .. in which the lane's record lies */
+    uint32_t        tail, jump; /* of a helper: columns of a strip, offsets between them and those of the next one .. */
+    uint32_t        strip;      /* .. and the lane's strip, when `col` counts the tails of all strips. Otherwise 0    */
 } spinfer_stream;
 
 /* Keeps a value in a register. The compiler prefers to compute cheap functions of the lane anew in the loop (40
@@ -1473,8 +1488,9 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
     spinfer_stream_load(&r->stream, cols);
 }
 
-/* spinfer_ring_tails() : the same for a helper: up to `count` records from number `first` on, of the GroupTile columns
- * k_begin .. k_begin + tail - 1 of all rows of W, one row behind the other. All are multiples of team. */
+/* spinfer_ring_tails() : the same for the team of a helper: `count` records from `first` on, counted through the tails
+ * of all rows of W, which begin at GroupTile column k_begin and have `tail` columns; fewer where W ends. All three are
+ * multiples of team. */
 SPINFER_DEVICE void spinfer_ring_tails(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t k_begin,
                                        uint32_t tail, uint32_t first, uint32_t count, uint32_t lane)
 {
@@ -1527,7 +1543,7 @@ SPINFER_DEVICE void spinfer_ring_fetch(const int team, const spinfer_ring *r, ui
     }
 }
 
-/* Kept, not computed again for each record. The ring is still at its start. */
+/* Keeps the places of a ring that is still at its start in registers, spinfer_pin(). */
 SPINFER_DEVICE void spinfer_ring_keep(spinfer_ring *ring)
 {
     ring->stages = ring->at = spinfer_pin(ring->stages, 0);
@@ -1775,12 +1791,7 @@ SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfe
     for (int f = 0; f < 4 / team * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
 }
 
-/* spinfer_block_start() : makes the barriers of a block and starts its first copies of W and X.
- *
- *   ring     out   of the calling warp's team, for spinfer_block_multiply()
- *   lane           lane of the calling thread, here and in spinfer_block_multiply()
- *   Scope    block, with a __syncthreads(). Nothing is waited for but, with a dependent launch, the kernel before:
- *            behind this call all that it wrote may be read. */
+/* spinfer_block_open() : spinfer_block_start(), or the start of a helper; `helps` is a compile-time constant. */
 SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, spinfer_ring *ring,
                                        const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                        uint32_t lane)
@@ -1830,6 +1841,12 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
 
+/* spinfer_block_start() : makes the barriers of a block and starts its first copies of W and X.
+ *
+ *   ring     out   of the calling warp's team, for spinfer_block_multiply()
+ *   lane           lane of the calling thread, here and in spinfer_block_multiply()
+ *   Scope    block, with a __syncthreads(). Nothing is waited for but, with a dependent launch, the kernel before:
+ *            behind this call all that it wrote may be read. */
 SPINFER_DEVICE void spinfer_block_start(const int team_warps, spinfer_ring *ring, const spinfer_spmm_args *args,
                                         const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
@@ -1887,47 +1904,34 @@ SPINFER_DEVICE uint32_t spinfer_lane_anew(void)
     return lane;
 }
 
-SPINFER_DEVICE uint3 spinfer_thread_anew(void)
-{
-    uint3 r;
-    r.x = 0;
-    asm volatile("mov.u32 %0, %%tid.y;" : "=r"(r.y));
-    asm volatile("mov.u32 %0, %%tid.z;" : "=r"(r.z));
-    return r;
-}
-SPINFER_DEVICE uint3 spinfer_index_anew(void)
-{
-    uint3 r;
-    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(r.x));
-    asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(r.y));
-    asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(r.z));
-    return r;
-}
-SPINFER_DEVICE uint32_t spinfer_grid_anew(void)
-{
-    uint32_t r;
-    asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(r));
-    return r;
-}
-
+/* spinfer_block_anew() : the same for where the block works. */
 SPINFER_DEVICE spinfer_block spinfer_block_anew(const int team, const spinfer_spmm_args *args)
 {
-    return spinfer_block_init(team, args, spinfer_thread_anew(), spinfer_index_anew(), spinfer_grid_anew());
+    uint3    thread, index;
+    uint32_t blocks_x;
+    thread.x = 0;
+    asm volatile("mov.u32 %0, %%tid.y;\n mov.u32 %1, %%tid.z;" : "=r"(thread.y), "=r"(thread.z));
+    asm volatile("mov.u32 %0, %%ctaid.x;\n mov.u32 %1, %%ctaid.y;\n mov.u32 %2, %%ctaid.z;"
+                 : "=r"(index.x), "=r"(index.y), "=r"(index.z));
+    asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks_x));
+    return spinfer_block_init(team, args, thread, index, blocks_x);
 }
 
-/* spinfer_global_send_frags() : the sums of a warp of a helper as messages to the block that has the strip. */
+/* spinfer_global_send_frags() : the sums of a warp of a helper, straight from its registers; `end`: number of the
+ * record behind the last one in them. Only pairs of tokens that somebody waits for. A sum of +0 is sent as -0: that is
+ * what adding -0 makes of it when rounding is towards minus infinity. Everything about the place is found out here: in
+ * registers it would be in the way of the loop. */
 SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags, const spinfer_frag_c *sums,
-                                              const spinfer_spmm_args *args, uint32_t done)
+                                              const spinfer_spmm_args *args, uint32_t end)
 {
-    const spinfer_block  own = spinfer_block_anew(team, args), *block = &own;
-    const uint32_t       lane = spinfer_lane_anew();
-    const uint32_t       first = spinfer_helper_first(args, block), tail = spinfer_pin((uint32_t)args->plan.tail, 0);
-    const uint32_t       share = spinfer_pin(args->share, 0);
-    const uint32_t       strip = (done - 1) / tail, sender = first / share - strip * tail / share;
-    const uint32_t       token = spinfer_x_token(2 * (lane % 4));
-    const unsigned char *to = spinfer_messages(n_frags, args, block, strip, (uint32_t)args->plan.splits - 1 + sender) +
-                              64 * (4 / (uint32_t)team) * block->member + 4 * (lane / 4) + 256 * token;
-    const int left = (int)(args->n - block->token - (token & ~1u)); /* tokens from the first pair of the lane on */
+    const spinfer_block  block = spinfer_block_anew(team, args);
+    const uint32_t       lane = spinfer_lane_anew(), token = spinfer_x_token(2 * (lane % 4));
+    const uint32_t       tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
+    const uint32_t       strip = (end - 1) / tail, first_team = strip * tail / share;
+    const uint32_t       sender = spinfer_helper_first(args, &block) / share - first_team;
+    const unsigned char *to = spinfer_messages(n_frags, args, &block, strip, (uint32_t)args->plan.splits - 1 + sender) +
+                              64 * (4 / (uint32_t)team) * block.member + 4 * (lane / 4) + 256 * token;
+    const int left = (int)(args->n - block.token - (token & ~1u)); /* tokens from the lane's first pair on */
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team * n_frags; f++) {
         SPINFER_UNROLL
@@ -1963,8 +1967,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
     uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane);
     uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
-    if (n_frags == 2 || n_frags == 8)
-        x_lane = spinfer_pin(x_lane, lane); /* for others this is the register that would spill .. */
+    if (n_frags == 2 || n_frags == 8) /* for others this is the register that would spill .. */
+        x_lane = spinfer_pin(x_lane, lane);
 
     spinfer_sums_clear(team_warps, n_frags, sums);
     spinfer_ring_keep(ring);
@@ -2136,11 +2140,12 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
         spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
 }
 
-/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and calls
- * the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of a strip take
- * its units in turn. The block of the last range of K receives what the others send. It waits only for blocks that come
- * before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope: block, with a
- * __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory of its own. */
+/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of
+ * helpers, and calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps
+ * of a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
+ * blocks that come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope:
+ * block, with a __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory
+ * of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -2158,9 +2163,10 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const unsigned char *messages = spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split) + 16 * lane;
 
     uint32_t senders = splits - 1;
-    if (spinfer_may_help(8 * n_frags) && plan->helpers) {
-        const uint32_t tail = (uint32_t)plan->tail;
-        senders += (strip * tail + tail - 1) / args->share - strip * tail / args->share + 1;
+
+    if (spinfer_may_help(8 * n_frags) && plan->helpers) { /* teams of helpers that had a part of the tail */
+        const uint32_t begin = strip * (uint32_t)plan->tail, end = begin + (uint32_t)plan->tail;
+        senders += (end - 1) / args->share - begin / args->share + 1;
     }
     if (last) {
         SPINFER_NO_UNROLL
@@ -2190,38 +2196,37 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     }
 }
 
-/* spinfer_help() : what a helper does, from its start to its end; 0 in other blocks. Its teams divide the tails of all
- * strips evenly: each takes args.share records, one strip behind the other, and sends their sums to the block that has
- * the strip. So a block need not have the same number of rows as the others for all SMs to be busy. */
+/* spinfer_help() : in a helper (FIG 8) does all that there is to do, and returns 1; in other blocks 0. Scope: block,
+ * with a __syncthreads(). Arguments as for spinfer_block_multiply(). */
 SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                 spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
                                 const spinfer_block *block, uint32_t smem, uint32_t lane)
 {
     const spinfer_plan *plan = &args->plan;
-    const uint32_t      tail = (uint32_t)plan->tail;
+    const uint32_t      tail = (uint32_t)plan->tail, warps_k = (uint32_t)plan->warps_k;
+    const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     spinfer_block       own = *block;
     spinfer_ring        ring;
+    /* row_group of a helper is below 0. Expected, so that this code comes last: otherwise 32 tokens spill. */
     if (!spinfer_may_help(8 * n_frags) || __builtin_expect((int32_t)block->row_group >= 0, 1)) return 0;
     own.k_begin = (uint32_t)plan->splits * args->k_step + args->k_rest;
     own.cols = tail;
     spinfer_block_open(team_warps, 1, &ring, args, &own, smem, lane);
     spinfer_ring_keep(&ring);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 0; i * (uint32_t)plan->x_cols < tail; i++)
+        spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* X of the tail is there, and remains */
     if (ring.col >= ring.cols) return 1;
 
-    const uint32_t warp =
-        ((block->strip * (uint32_t)plan->warps_k + block->part) * (uint32_t)team_warps + block->member);
     const uint32_t x_lane = spinfer_x_lane(smem + args->layout.x, lane);
     spinfer_lane   l =
         spinfer_lane_init(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
     uint32_t left = tail - ring.col % tail; /* columns of the strip */
-    SPINFER_NO_UNROLL
-    for (uint32_t i = 0; i * (uint32_t)plan->x_cols < tail; i++)
-        spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* all of X that is needed, for good */
     spinfer_sums_clear(team_warps, n_frags, sums);
     spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
-    __syncwarp(); /* the table is complete */
-    l.lane = spinfer_pin(lane, lane);
-    if (team_warps == 1) l.tile = l.lane / 4; /* or 32 tokens spill */
+    __syncwarp();                     /* the table is complete */
+    l.lane = spinfer_pin(lane, lane); /* what has been computed from it is not kept: with 32 tokens it would spill */
+    if (team_warps == 1) l.tile = l.lane / 4;
     SPINFER_NO_UNROLL
     while (ring.col < ring.cols) {
         const uint32_t count = spinfer_ring_records(team_warps, &ring);
@@ -2230,7 +2235,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
         spinfer_ring_release(team_warps, &ring, lane);
         left -= (uint32_t)team_warps;
         if (left == 0 || ring.col >= ring.cols) {
-            spinfer_global_send_frags(team_warps, n_frags, sums, args, spinfer_min(ring.col, ring.cols));
+            spinfer_global_send_frags(team_warps, n_frags, sums, args, ring.col);
             spinfer_sums_clear(team_warps, n_frags, sums);
             left = tail;
         }
@@ -2254,7 +2259,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
     const uint32_t      smem = spinfer_shared_address(smem_pointer);
     const uint32_t      lane = spinfer_pin(thread.x, thread.x);
     spinfer_ring        ring;
-    if (__builtin_expect(spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane), 0)) return;
+    if (spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane)) return;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
     spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, spinfer_lane_anew());
@@ -2515,7 +2520,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  * matrix a warp has a band: eight rows of all of them, a BitmapTile for each lane. So a warp reads or writes 512
  * neighbouring bytes of a row at a time, and the values of a lane follow each other. Of the records a warp has one.
  *
- * FIG 8, the lanes of a band and their BitmapTiles
+ * FIG 9, the lanes of a band and their BitmapTiles
  *
  *                   GroupTile 0         GroupTile 1               GroupTile 7
  *     columns     0   8  16  24       0   8  16  24     ..      0   8  16  24
@@ -2525,7 +2530,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  *      ..
  *     warp 7     14  15  30  31      14  15  30  31     ..     14  15  30  31     rows 56..63
  *
- * FIG 9, a tile of work; | is a barrier of the block
+ * FIG 10, a tile of work; | is a barrier of the block
  *
  *     encode      by bands      load, bitmaps |                | place values       |
  *                 by records                  | count, publish | look back (warp 0) | copy out
@@ -2540,7 +2545,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  * On an H200, 28672 x 8192 with 50 % zeros encode at 1.87 TB/s of dense weights and decompress at 2.52. With a Group-
  * Tile for each warp in the dense matrix as well, eight rows of 64 bytes at a time, it was 1.74 and 2.16. */
 
-/* Warps of a block, bands and GroupTiles of a tile of work: eight, as FIG 8 has it. */
+/* Warps of a block, bands and GroupTiles of a tile of work: eight, as FIG 9 has it. */
 #define SPINFER_ENCODE_WARPS 8
 
 /* Blocks of an SM that the registers shall allow. */
@@ -2580,7 +2585,7 @@ typedef struct spinfer_decompress_args {
     uint32_t       col_groups, groups, aligned;
 } spinfer_decompress_args;
 
-/* FIG 8: which GroupTile of its tile of work a lane is in; first row, column and number of its BitmapTile in there. */
+/* FIG 9: which GroupTile of its tile of work a lane is in; first row, column and number of its BitmapTile in there. */
 SPINFER_HD int spinfer_band_group(int lane) { return lane / 4; }
 SPINFER_HD int spinfer_band_row(int warp) { return 8 * warp; }
 SPINFER_HD int spinfer_band_col(int lane) { return 8 * (lane % 4); }
@@ -3122,10 +3127,11 @@ static inline spinfer_status spinfer_detail_check_plan(const spinfer_plan *plan,
     if (plan->splits < 1 || (uint32_t)plan->splits > spinfer_col_groups(W->cols) || plan->splits > 1024)
         return SPINFER_ERR_PLAN;
     if (plan->dependent & ~1) return SPINFER_ERR_PLAN;
+    if (plan->helpers < 0 || plan->helpers > 1024 || !plan->helpers != !plan->tail) return SPINFER_ERR_PLAN;
     if (plan->helpers && (!kernel->helps || !spinfer_may_help(plan->tokens))) return SPINFER_ERR_PLAN;
-    if (plan->helpers < 0 || plan->tail < 0 || !plan->helpers != !plan->tail || plan->helpers > 65535 ||
-        plan->tail % plan->team || plan->tail > plan->x_cols * plan->x_pieces ||
-        (uint32_t)(plan->tail + plan->splits) > spinfer_col_groups(W->cols))
+    if (plan->tail < 0 || plan->tail % plan->team || plan->tail > plan->x_cols * plan->x_pieces ||
+        (uint32_t)(plan->tail + plan->splits) > spinfer_col_groups(W->cols) ||
+        (uint64_t)spinfer_row_groups(W->rows) * (uint32_t)plan->tail > INT32_MAX) /* records are counted in 32 bits */
         return SPINFER_ERR_PLAN;
     if (n < 1 || (n - 1) / (size_t)plan->tokens >= 65535) return SPINFER_ERR_SHAPE; /* the grid's y */
     return SPINFER_OK;
@@ -3205,7 +3211,9 @@ typedef struct spinfer_detail_model {
     double full;    /* a record costs more if fewer warps than this share the SM ..                          */
     double few;     /* .. for one of them by this part                                                       */
     double dense;   /* a record costs more by this part if its half TCTiles do not fit into the banks        */
-    double send;    /* for each strip whose sums a team of a helper sends                                    */
+    double slower;  /* a record costs a helper so many times as much ..                                      */
+    double send;    /* .. and each strip whose sums one of its teams sends                                   */
+    double help;    /* for a plan with helpers                                                               */
 } spinfer_detail_model;
 
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
@@ -3215,10 +3223,12 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const spinfer_detail_model models[4] = {
         /* 8, 16, 32 and 64 tokens */
-        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0},
-        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0},
-        {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0.3},
-        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0.3}};
+        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0},
+        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0, 0, 0},
+        {4.36, 0.685, 0.031, 0.0805, 0.167, 0.551, 0.653, 0.534, 0.078, 0.002, 0.077, 0.352, 11, 0.152, 0.141, 1.155,
+         0.371, 0.042},
+        {4.01, 1.150, 0.027, 0.1169, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000, 0.152, 0.312, 11, 0.588, 0.085, 1.152,
+         0.197, 0.607}};
     const spinfer_detail_model *m = &models[plan->tokens <= 8    ? 0
                                             : plan->tokens <= 16 ? 1
                                             : plan->tokens <= 32 ? 2
@@ -3248,11 +3258,12 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     us += m->piece * cols / plan->x_cols;
     if (share) { /* helpers: they or the others, whoever takes longer */
         const double all = (double)share * plan->strips * plan->warps_k;
-        const double help_busy = m->record * size * all * idle * few + m->x * plan->tail * plan->tokens / 1000.0;
+        const double help_busy =
+            m->slower * m->record * size * all * idle * few + m->x * plan->tail * plan->tokens / 1000.0;
         const double help_alone = (m->latency + m->crowd * warps_sm) * share / plan->team;
         const double help = m->launch + (help_busy > help_alone ? help_busy : help_alone) +
                             m->send * (1.0 + (double)share / plan->tail);
-        if (help > us) us = help;
+        us = m->help + (help > us ? help : us);
     }
     us += m->split * senders * plan->strips + m->message * ((senders + 2) / 3) * ((units + warps - 1) / warps);
     if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
@@ -3353,7 +3364,8 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spi
                         spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
                         continue;
                     us = spinfer_detail_estimate(&p, W, n, device, blocks_per_sm);
-                    if (blocks_per_sm == 1) spinfer_detail_try_helpers(kernel, W, n, device, p, best, best_us);
+                    if (blocks_per_sm == 1 && us < 1.25 * *best_us) /* they save less than that */
+                        spinfer_detail_try_helpers(kernel, W, n, device, p, best, best_us);
                     if (us >= *best_us) continue;
                     *best = p;
                     *best_us = us;

@@ -81,8 +81,8 @@ static void add_variant(spinfer_plan *list, int *count, const spinfer_plan *from
 }
 
 /* The neighbours of a plan: all values of one group of fields that belong together, the others as they are. What the
- * library refuses drops out when it is tried. */
-static int list_variants(const spinfer_plan *from, spinfer_plan *list)
+ * library refuses drops out when it is tried. `idle`: SMs for each range of K for which the plan has no block. */
+static int list_variants(const spinfer_plan *from, int idle, spinfer_plan *list)
 {
     static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12};
     static const int warps_k[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 22, 24, 28};
@@ -115,15 +115,25 @@ static int list_variants(const spinfer_plan *from, spinfer_plan *list)
             v.x_pieces = pieces[j];
             add_variant(list, &count, from, &v);
         }
+    if (from->tokens >= 32) {
+        v = *from;
+        v.helpers = v.tail = 0;
+        add_variant(list, &count, from, &v);
+        for (i = 0; i < 2; i++) /* as many helpers as now, or all SMs that are free */
+            for (v.helpers = i ? idle : from->helpers, j = -6; v.helpers && j <= 6; j++) {
+                v.tail = ((from->tail ? from->tail : 16) / v.team + j) * v.team;
+                if (v.tail > 0) add_variant(list, &count, from, &v);
+            }
+    }
 #undef COUNT
     return count;
 }
 
 /* Walks from the plan of p to ever better neighbours and puts the last one into the row. Returns the number of variants
  * with a wrong result. */
-static int sweep_plans(const bench *b, const product *p, result *r)
+static int sweep_plans(const bench *b, const product *p, int sm_count, result *r)
 {
-    const spinfer_plan none = {0, 0, 0, 0, 0, 0, 0, 0, 0};
+    const spinfer_plan none = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     spinfer_plan       list[MAX_VARIANTS], last = none;
     bench              quick = *b;
     product            trial = *p;
@@ -133,7 +143,9 @@ static int sweep_plans(const bench *b, const product *p, result *r)
     quick.repeats = b->repeats < 3 ? b->repeats : 3;
     r->best_plan = p->plan;
     while (memcmp(&last, &r->best_plan, sizeof last) != 0) {
-        const int count = list_variants(&r->best_plan, list);
+        const int blocks = (int)spinfer_plan_row_groups(&r->best_plan, (uint32_t)p->weights->M);
+        const int room = sm_count / (r->best_plan.splits * ((p->n - 1) / r->best_plan.tokens + 1));
+        const int count = list_variants(&r->best_plan, room > blocks ? room - blocks : 0, list);
         last = r->best_plan;
         for (i = 0; i < count; i++) {
             outcome o;
@@ -229,7 +241,7 @@ static int time_row(run *run, const layer *L, const uint16_t *X, void *Y, int wi
     r->lt_us = time_best_lt(b, &dense);
     r->cublas_us = r->lt_us < r->gemmex_us ? r->lt_us : r->gemmex_us;
     if (with_cusparse) r->cusparse_us = time_cusparse(b, &dense);
-    if (run->o->sweep) run->failures += sweep_plans(b, &p, r);
+    if (run->o->sweep) run->failures += sweep_plans(b, &p, run->device.sm_count, r);
     return 1;
 }
 

@@ -54,9 +54,10 @@ static const struct {
     {"warps_k", offsetof(spinfer_plan, warps_k)},     {"stages", offsetof(spinfer_plan, stages)},
     {"splits", offsetof(spinfer_plan, splits)},       {"team", offsetof(spinfer_plan, team)},
     {"x_cols", offsetof(spinfer_plan, x_cols)},       {"x_pieces", offsetof(spinfer_plan, x_pieces)},
-    {"dependent", offsetof(spinfer_plan, dependent)},
+    {"dependent", offsetof(spinfer_plan, dependent)}, {"helpers", offsetof(spinfer_plan, helpers)},
+    {"tail", offsetof(spinfer_plan, tail)},
 };
-enum { PLAN_FIELDS = sizeof plan_fields / sizeof *plan_fields, PLAN_TEXT = 160 };
+enum { PLAN_FIELDS = sizeof plan_fields / sizeof *plan_fields, PLAN_TEXT = 200 };
 
 static inline int *plan_field(spinfer_plan *plan, int field)
 {
@@ -87,8 +88,10 @@ static inline int override_plan(spinfer_plan *plan, const char *text)
         text += strlen(plan_fields[field].name) + 1;
         if (sscanf(text, "%d%n", plan_field(plan, field), &length) != 1) return 0;
         text += length;
-        if (*text == ',' || *text == ' ') text++;
-        else if (*text) return 0;
+        if (*text == ',' || *text == ' ')
+            text++;
+        else if (*text)
+            return 0;
     }
     return 1;
 }
@@ -165,8 +168,10 @@ static inline void add_to_mean(mean *m, double ratio)
 
 static inline void print_mean(const mean *m)
 {
-    if (m->count) printf("  %6.2f [%5.2f]", exp(m->log_sum / m->count), m->worst);
-    else printf("  %14s", "-");
+    if (m->count)
+        printf("  %6.2f [%5.2f]", exp(m->log_sum / m->count), m->worst);
+    else
+        printf("  %14s", "-");
 }
 
 /* Geometric mean [worst row] of the speed-up over the best cuBLAS, for every n and sparsity that occurs. */

@@ -88,8 +88,8 @@ static __global__ void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)
 SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS);
 
 /* What the host knows of it. */
-static const spinfer_kernel fused_info = {(const void *)norm_multiply_swiglu, SPINFER_FP16, BATCH, TEAM, MAX_WARPS,
-                                          sizeof(float[PARTS][BATCH])};
+static const spinfer_kernel fused_info = {
+    (const void *)norm_multiply_swiglu, SPINFER_FP16, BATCH, TEAM, MAX_WARPS, sizeof(float[PARTS][BATCH]), 0};
 
 static void launch_fused(spinfer_matrix W, const uint16_t *x, float *Y)
 {

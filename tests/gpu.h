@@ -358,8 +358,11 @@ static inline spinfer_status job_launch(const job *j, cudaStream_t stream)
 
 static inline void print_plan(const spinfer_plan *p)
 {
-    fprintf(stderr, "tokens %d strips %d team %d warps_k %d stages %d splits %d x_cols %d x_pieces %d dependent %d\n",
-            p->tokens, p->strips, p->team, p->warps_k, p->stages, p->splits, p->x_cols, p->x_pieces, p->dependent);
+    fprintf(stderr,
+            "tokens %d strips %d team %d warps_k %d stages %d splits %d x_cols %d x_pieces %d dependent %d helpers %d "
+            "tail %d\n",
+            p->tokens, p->strips, p->team, p->warps_k, p->stages, p->splits, p->x_cols, p->x_pieces, p->dependent,
+            p->helpers, p->tail);
 }
 
 static inline void job_describe(const job *j)
@@ -439,8 +442,8 @@ static inline int smallest_x_cols(const spinfer_plan *plan)
     return step % 2 ? 2 * step : step;
 }
 
-/* Another split of K. Two small pieces of X suit every split; one would have to hold the whole range of a block. Where
- * these take more room than the pieces of the library's plan did, warps go. */
+/* Another split of K, without helpers. Two small pieces of X suit every split; one would have to hold the whole range of
+ * a block. Where these take more room than the pieces of the library's plan did, warps go. */
 static inline void set_splits(spinfer_plan *plan, int splits)
 {
     const uint32_t own_bytes = 1024; /* more than any kernel here has */
@@ -449,12 +452,24 @@ static inline void set_splits(spinfer_plan *plan, int splits)
     CHECK_SPINFER(spinfer_device_query(&device));
     room = (uint32_t)device.smem_per_block - 64;
     plan->splits = splits;
+    plan->helpers = plan->tail = 0;
     plan->x_pieces = 2;
     for (;; plan->warps_k--) {
         plan->x_cols = smallest_x_cols(plan);
         if (plan->warps_k == 1) return;
         if (spinfer_smem_layout(plan, SPINFER_RECORD_MAX_BYTES, own_bytes).total <= room) return;
     }
+}
+
+/* Helpers for a plan of 32 or 64 tokens, with about `tail` columns: what a legal plan allows, or none. */
+static inline void set_helpers(spinfer_plan *plan, const spinfer_matrix *W, int helpers, int tail)
+{
+    const int most = (int)spinfer_col_groups(W->cols) - plan->splits, x = plan->x_cols * plan->x_pieces;
+    if (tail > most) tail = most;
+    if (tail > x) tail = x;
+    tail -= tail % plan->team;
+    plan->helpers = tail > 0 && plan->tokens >= 32 ? helpers : 0;
+    plan->tail = plan->helpers ? tail : 0;
 }
 
 /* As many splits as there are columns of GroupTiles, or as many as the library itself may choose. */

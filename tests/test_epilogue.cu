@@ -229,7 +229,8 @@ static void set_workspace(job *j, const spinfer_kernel *list, size_t count, cons
     buffer_upload(&j->workspace);
 }
 
-static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M, size_t K, size_t n, int splits)
+static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M, size_t K, size_t n, int splits,
+                              int helpers)
 {
     weights        W = weights_random(M, K, 0.4, SPINFER_FP16, M);
     job            j = job_default(&W, n);
@@ -243,6 +244,7 @@ static void test_own_epilogue(const spinfer_kernel *list, size_t count, size_t M
     CHECK_SPINFER(spinfer_device_query(&device));
     CHECK_SPINFER(spinfer_kernel_plan(list, count, &W.device, n, &device, &plan));
     if (splits) set_splits(&plan, splits);
+    if (helpers) set_helpers(&plan, &W.device, helpers, 3);
     set_workspace(&j, list, count, &plan);
     o.ld = M;
     CHECK_CUDA(cudaMalloc((void **)&o.sums, n * M * sizeof *sums));
@@ -279,7 +281,7 @@ SPINFER_DEVICE void own_memory_epilogue(const spinfer_dtype dtype, const spinfer
     SPINFER_UNROLL
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t at = (row + i + token) % OWN_FLOATS;
-        sum.row[i] += memory[at] - (float)(at + blockIdx.x);
+        sum.row[i] += memory[at] - (float)(at + blockIdx.x - (uint32_t)args->plan.helpers);
     }
     own_epilogue(dtype, args, row, token, sum);
 }
@@ -293,6 +295,7 @@ SPINFER_DEVICE void own_memory_block(const int team, const int n_frags, spinfer_
     const uint32_t      warp = threadIdx.z * blockDim.y + threadIdx.y;
     float              *memory = (float *)(spinfer_smem_bytes + args->layout.own);
     spinfer_ring        ring;
+    if (spinfer_help(SPINFER_FP16, team, n_frags, sums, x_frags, args, &block, smem, lane)) return;
     for (uint32_t i = lane; warp == 0 && i < OWN_FLOATS / 2; i += 32) memory[i] = (float)(i + block.row_group);
     spinfer_block_start(team, &ring, args, &block, smem, lane);
     for (uint32_t i = OWN_FLOATS / 2 + lane; warp == 0 && i < OWN_FLOATS; i += 32)
@@ -309,8 +312,8 @@ SPINFER_DEVICE void own_memory_block(const int team, const int n_frags, spinfer_
         spinfer_frag_b x_frags[N_FRAGS];                                                                               \
         own_memory_block(TEAM, N_FRAGS, sums, x_frags, &args);                                                         \
     }                                                                                                                  \
-    static const spinfer_kernel name##_info = {(const void *)name,        SPINFER_FP16, 8 * (N_FRAGS), TEAM, 16,       \
-                                               OWN_FLOATS * sizeof(float)}
+    static const spinfer_kernel name##_info = {(const void *)name,         SPINFER_FP16,  8 * (N_FRAGS), TEAM, 16,     \
+                                               OWN_FLOATS * sizeof(float), (N_FRAGS) >= 4}
 DEFINE_OWN_MEMORY_KERNEL(own_memory_n8, 1, 1);
 DEFINE_OWN_MEMORY_KERNEL(own_memory_n32, 2, 4);
 
@@ -327,19 +330,20 @@ SPINFER_DEFINE_SPMM_KERNEL(shape_4_7, SPINFER_FP16, 4, 7, 28, spinfer_epilogue_s
 static const spinfer_kernel shapes[] = {shape_1_3_info, shape_1_4_info, shape_1_7_info, shape_2_1_info,
                                         shape_2_5_info, shape_4_2_info, shape_4_7_info};
 
-/* Every shape with one and more splits, exact. */
+/* Every shape with one and more splits, without and with helpers, exact. */
 static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *device, size_t M, size_t K, size_t n)
 {
     weights W = weights_random(M, K, 0.5, (spinfer_dtype)kernel->dtype, n);
     job     j = job_default(&W, n);
-    int     splits;
+    int     way;
     j.beta = 2.0f;
     job_create(&j, 9);
-    for (splits = 0; splits <= 3; splits += 3) {
+    for (way = 0; way < 4; way++) {
         spinfer_plan plan;
         CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan));
         CHECK(plan.tokens == kernel->tokens && plan.team == kernel->team);
-        if (splits) set_splits(&plan, splits);
+        if (way > 0) set_splits(&plan, way == 3 ? 1 : 3);
+        if (way > 1 && kernel->helps) set_helpers(&plan, &W.device, 3 - way / 3, 5);
         set_workspace(&j, kernel, 1, &plan);
         buffer_upload(&j.Y);
         j.plan = &plan;
@@ -402,12 +406,13 @@ int main(void)
     size_t               i;
     test_errors(&device);
     test_shapes(&device, count);
-    test_own_epilogue(own_fp16, 4, 130, 333, 5, 0);
-    test_own_epilogue(own_fp16, 4, 131, 333, 17, 4);
-    test_own_epilogue(own_fp16, 4, 64, 64, 70, 2);
-    for (i = 0; i < 4; i++) { /* n8: several blocks along the tokens; both: one split, and several */
-        test_own_epilogue(&own_memory_n8_info, 1, 331, 1030, 20, 3 * (int)(i % 2));
-        test_own_epilogue(&own_memory_n32_info, 1, 331, 1030, 9 + 23 * (i / 2), 3 * (int)(i % 2));
+    test_own_epilogue(own_fp16, 4, 130, 333, 5, 0, 0);
+    test_own_epilogue(own_fp16, 4, 131, 333, 17, 4, 0);
+    test_own_epilogue(own_fp16, 4, 64, 64, 70, 2, 0);
+    test_own_epilogue(own_fp16, 4, 300, 500, 40, 2, 3);
+    for (i = 0; i < 4; i++) { /* n8: several blocks along the tokens; both: one split, and several; n32: helpers */
+        test_own_epilogue(&own_memory_n8_info, 1, 331, 1030, 20, 3 * (int)(i % 2), 0);
+        test_own_epilogue(&own_memory_n32_info, 1, 331, 1030, 9 + 23 * (i / 2), 3 * (int)(i % 2), 2 * (int)(i / 2));
     }
     for (i = 0; i < COUNT(shapes); i++) {
         test_kernel(&shapes[i], &device, 190, 260, 5);

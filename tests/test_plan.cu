@@ -42,13 +42,35 @@ static spinfer_matrix matrix(uint32_t rows, uint32_t cols, uint32_t max_record, 
     return W;
 }
 
-/* 64 x tokens sums of each strip of each block, from all splits but the last, which receives them. */
-static size_t workspace_bytes(const spinfer_plan *p, const spinfer_matrix *W, size_t n)
+/* How many teams of helpers have a part of the tail of a strip, at most: they take equal shares, whole stages, of all
+ * tails one behind the other. */
+static size_t most_helpers(const spinfer_plan *p, size_t strips)
+{
+    const size_t teams = (size_t)p->helpers * (size_t)p->splits * (size_t)p->strips * (size_t)p->warps_k;
+    const size_t tail = (size_t)p->tail, stages = strips * tail / (size_t)p->team;
+    const size_t share = (stages + teams - 1) / teams * (size_t)p->team;
+    size_t       strip, most = 0;
+    for (strip = 0; strip < strips && strip < 2000; strip++) {
+        const size_t first = strip * tail / share, last = ((strip + 1) * tail - 1) / share;
+        CHECK(last < teams);
+        if (last - first + 1 > most) most = last - first + 1;
+    }
+    return most;
+}
+
+/* 64 x tokens sums of each strip of each block, from all splits but the last, which receives them, and from helpers. */
+static void check_workspace(const spinfer_plan *p, const spinfer_matrix *W, size_t n, size_t bytes)
 {
     const size_t strips =
         ((size_t)spinfer_row_groups(W->rows) + (size_t)p->strips - 1) / (size_t)p->strips * (size_t)p->strips;
     const size_t tokens = (n + (size_t)p->tokens - 1) / (size_t)p->tokens * (size_t)p->tokens;
-    return (size_t)(p->splits - 1) * strips * 64 * tokens * sizeof(float);
+    const size_t sums = strips * 64 * tokens * sizeof(float), splits = (size_t)p->splits - 1;
+    if (p->helpers) {
+        const size_t most = most_helpers(p, spinfer_row_groups(W->rows));
+        CHECK(bytes == (splits + most) * sums || bytes == (splits + most + 1) * sums); /* other strips may have more */
+    } else {
+        CHECK(bytes == splits * sums);
+    }
 }
 
 static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device, const char *name)
@@ -71,10 +93,17 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.dependent == 0 || p.dependent == 1);
     CHECK(p.x_cols >= 1 && p.x_cols % (p.warps_k * p.team) == 0 && p.x_pieces >= 1 && p.x_pieces <= 16);
-    CHECK(p.x_pieces == 1 || p.x_cols % 2 == 0);                                           /* boxes have two columns */
-    CHECK(p.x_pieces > 1 || (uint64_t)p.x_cols * p.splits >= spinfer_col_groups(W->cols)); /* one piece: all of K */
+    CHECK(p.x_pieces == 1 || p.x_cols % 2 == 0); /* boxes have two columns */
+    CHECK(p.x_pieces > 1 || (uint64_t)p.x_cols * p.splits + p.tail >= spinfer_col_groups(W->cols)); /* one: all of K */
     CHECK(device->compute >= 90 || !p.dependent);
-    CHECK(bytes == workspace_bytes(&p, W, n));
+    CHECK(p.helpers >= 0 && !p.helpers == !p.tail && (p.helpers == 0 || p.tokens >= 32));
+    CHECK(p.tail % p.team == 0 && p.tail <= p.x_cols * p.x_pieces); /* X of the tail is brought once */
+    CHECK((uint64_t)p.tail + p.splits <= spinfer_col_groups(W->cols));
+    if (p.helpers) { /* they take SMs that would be idle, not turns */
+        const size_t blocks = spinfer_plan_row_groups(&p, W->rows) + (size_t)p.helpers;
+        CHECK(blocks * p.splits * ((n - 1) / (size_t)p.tokens + 1) <= (size_t)device->sm_count);
+    }
+    check_workspace(&p, W, n, bytes);
     /* at the very least, the buffered records and the pieces of X fit */
     CHECK((uint64_t)p.strips * p.warps_k * p.stages * p.team * W->max_record +
               (uint64_t)p.x_pieces * p.x_cols * SPINFER_GROUP_COLS * p.tokens * 2 <=
@@ -189,6 +218,24 @@ static void test_fewer_tokens(void)
     }
 }
 
+/* Helpers where SMs would be idle: with 32 and 64 tokens, on a matrix whose rows do not divide by them. */
+static void test_helpers(void)
+{
+    const spinfer_matrix W = matrix(14336, 4096, 2448, SPINFER_FP16), even = matrix(132 * 64, 4096, 2448, SPINFER_FP16);
+    spinfer_kernel       plain = spinfer_spmm_fp16[2];
+    spinfer_plan         plan;
+    size_t               n;
+    for (n = 1; n <= 64; n *= 2) {
+        CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[4].device, &plan)); /* H200 */
+        CHECK((plan.helpers > 0) == (n >= 32));
+        CHECK_SPINFER(spinfer_spmm_plan(&even, n, &gpus[4].device, &plan));
+        CHECK(plan.helpers == 0);
+    }
+    plain.helps = 0; /* a kernel that does not call spinfer_help() */
+    CHECK_SPINFER(spinfer_kernel_plan(&plain, 1, &W, 32, &gpus[4].device, &plan));
+    CHECK(plan.helpers == 0 && plan.tail == 0);
+}
+
 static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_matrix *W, size_t n)
 {
     size_t               bytes = 123;
@@ -200,7 +247,7 @@ static spinfer_status workspace_status(const spinfer_plan *plan, const spinfer_m
 /* Numbers that the caller may choose, at both sides of their limits. 1000 columns are 32 GroupTiles. */
 static void test_limits(void)
 {
-    static const spinfer_plan good = {8, 1, 1, 2, 2, 1, 4, 2, 0}; /* in the order of the struct */
+    static const spinfer_plan good = {8, 1, 1, 2, 2, 1, 4, 2, 0, 0, 0}; /* in the order of the struct */
     const spinfer_matrix      W = matrix(64, 1000, 2320, SPINFER_BF16), tall = matrix(64 * 100, 64, 2320, SPINFER_FP16);
     const spinfer_matrix      long_rows = matrix(64, 32 * 2000, 2320, SPINFER_FP16);
     const spinfer_matrix      largest = matrix(SPINFER_MAX_DIM, SPINFER_MAX_DIM, 2320, SPINFER_FP16);
@@ -244,7 +291,7 @@ static void test_limits(void)
 
     /* a ring keeps the offsets of 32 records, half of which may be on their way */
     {
-        const spinfer_kernel four = {(const void *)16, SPINFER_BF16, 8, 4, 16, 0};
+        const spinfer_kernel four = {(const void *)16, SPINFER_BF16, 8, 4, 16, 0, 0};
         spinfer_plan         ring = good;
         size_t               unused;
         ring.team = 4, ring.warps_k = 1;
@@ -261,6 +308,28 @@ static void test_limits(void)
     CHECK(STATUS(plan.splits = 33, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.splits = 1024, &long_rows, 8) == SPINFER_OK);
     CHECK(STATUS(plan.splits = 1025, &long_rows, 8) == SPINFER_ERR_PLAN);
+
+    /* helpers have a tail, a tail has helpers, whose X fits, and something of K is left for each range */
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1024, plan.tail = 1), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1025, plan.tail = 1), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = -1, plan.tail = 8), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = -8), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 0), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 0, plan.tail = 8), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 9), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 16, plan.helpers = 1, plan.tail = 8), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8, plan.splits = 24), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8, plan.splits = 25), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.helpers = 1, plan.tail = 8), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.helpers = 1, plan.tail = 7), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8, plan.x_pieces = 1, plan.x_cols = 24), &W, 8) ==
+          SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8, plan.x_pieces = 1, plan.x_cols = 22), &W, 8) ==
+          SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 8), &largest, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 32, plan.helpers = 1, plan.tail = 64, plan.x_cols = 64), &largest, 8) ==
+          (SPINFER_MAX_DIM / 64 * 64 > INT32_MAX ? SPINFER_ERR_PLAN : SPINFER_OK));
 
     /* blocks along the tokens: the grid's y. 8 tokens each, or 64 for the library's own choice */
     CHECK(STATUS(plan.dependent = 0, &W, 65535 * 8) == SPINFER_OK);
@@ -466,7 +535,10 @@ int main(int argc, char **argv)
     test_small_memory();
     test_own_memory();
     test_fewer_tokens();
-    CHECK(offsetof(spinfer_spmm_args, x_map) == 192); /* before it, what a kernel asks for first: one constant line */
+    test_helpers();
+    /* what a kernel asks for first lies in one line of the constant cache; the tensor map is aligned */
+    CHECK(offsetof(spinfer_spmm_args, layout) + offsetof(spinfer_smem, total) <= 192);
+    CHECK(offsetof(spinfer_spmm_args, x_map) % 64 == 0);
     test_estimate_refusals();
     test_measured(argc > 1 ? argv[1] : ".", "h200-fp16-iid.csv", &h200, 1000, 0.96, 0.87, 0.04);
     puts("code for sm_80:");

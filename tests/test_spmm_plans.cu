@@ -14,11 +14,13 @@ static spinfer_device device;
 enum { VALUES = 65 };
 typedef struct seen {
     int plans, refused, tokens[VALUES], team[VALUES], splits[VALUES], dependent[VALUES], stages[VALUES], strips[VALUES],
-        warps_k[VALUES], x_cols[VALUES], x_pieces[VALUES];
+        warps_k[VALUES], x_cols[VALUES], x_pieces[VALUES], helpers[VALUES];
     int more_splits;   /* more than VALUES - 1, or than the library chooses                  */
     int odd_piece;     /* one piece of X with an odd number of columns                       */
     int odd_range;     /* ranges of K whose last stage or box of X is half full              */
     int strips_below;  /* strips of a block that lie below the matrix                        */
+    int shared_tail;   /* tails that several teams of helpers share                          */
+    int several_tails; /* teams of helpers with more than one tail                           */
     int blocks, parts; /* more than one block of tokens; a number of tokens that 8 divides not */
 } seen;
 
@@ -45,7 +47,13 @@ static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
     s->more_splits += plan->splits > 26;
     s->odd_piece += plan->x_cols % 2 != 0;
     s->odd_range += col_groups / plan->splits % 2 || col_groups % plan->splits;
+    count_value(s->helpers, plan->helpers);
     s->strips_below += row_groups % plan->strips != 0;
+    if (plan->helpers) {
+        const int share = (int)spinfer_helper_share(plan, (uint32_t)j->W->M);
+        s->shared_tail += share < plan->tail;
+        s->several_tails += share > plan->tail;
+    }
     s->blocks += j->n > (size_t)plan->tokens;
     s->parts += j->n % 8 != 0;
 }
@@ -57,7 +65,9 @@ static int legal(const job *j, const spinfer_plan *p)
     const int groups = (int)spinfer_col_groups((uint32_t)j->W->K);
     if (p->team != (p->tokens == 64 ? 2 : 1) || p->strips * p->warps_k * p->team > max_warps) return 0;
     if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
-    return p->x_pieces == 1 ? p->x_cols * p->splits >= groups : p->x_cols % 2 == 0;
+    if (!p->helpers != !p->tail || (p->helpers && p->tokens < 32)) return 0;
+    if (p->tail % p->team || p->tail > p->x_cols * p->x_pieces || p->tail + p->splits > groups) return 0;
+    return p->x_pieces == 1 ? p->x_cols * p->splits + p->tail >= groups : p->x_cols % 2 == 0;
 }
 
 /* Returns the status; if the plan was accepted it has run and was right. */
@@ -108,6 +118,8 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
                 set_splits(&plan, splits[i]);
                 plan.dependent = device.compute >= 90 && ((i + t) & 1);
                 CHECK_SPINFER(try_plan(&j, &plan, s));
+                set_helpers(&plan, &W.device, 1 + (int)(i % 3), 2 + 3 * (int)i);
+                CHECK_SPINFER(try_plan(&j, &plan, s));
             }
             job_free(&j);
         }
@@ -118,7 +130,7 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
 static spinfer_plan random_plan(const weights *W, uint64_t seed)
 {
     static const int strips[] = {1, 1, 2, 3, 4, 7}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
-    static const int x_steps[] = {1, 1, 2, 3, 8, 32};
+    static const int x_steps[] = {1, 1, 2, 3, 8, 32}, helpers[] = {1, 2, 3, 5, 9};
     const int        groups = (int)spinfer_col_groups((uint32_t)W->K);
     int              range, step;
     spinfer_plan     p;
@@ -133,11 +145,16 @@ static spinfer_plan random_plan(const weights *W, uint64_t seed)
     step = p.warps_k * p.team;
     range = (groups + p.splits - 1) / p.splits;
     p.x_cols = p.x_pieces == 1 ? (range + step - 1) / step * step : smallest_x_cols(&p) * PICK(x_steps, seed, 9);
+    p.helpers = p.tail = 0;
+    if (random_bits(seed, 11) & 1)
+        set_helpers(&p, &W->device, PICK(helpers, seed, 12), 1 + (int)(random_bits(seed, 13) % 40));
     switch (random_bits(seed, 10) % 32) {
     case 0: p.team = 1; break;
     case 1: p.team = 2; break;
     case 2: p.x_cols += 1; break;
     case 3: p.x_cols += step; break;
+    case 4: p.helpers += 1; break;
+    case 5: p.tail += 1; break;
     default: break;
     }
     return p;
@@ -186,6 +203,7 @@ static void test_nonsense(void)
     static const int   bad_counts[] = {-2147483647, -1, 0, 1 << 20, 2147483647}, no_flag[] = {-1, 2};
     const weights      W = weights_random(130, 600, 0.5, SPINFER_FP16, 2);
     const spinfer_plan good = plan_for(&W.device, 10, &device);
+    static const int   no_helpers[] = {-2147483647, -1, 1, 1 << 20, 2147483647}; /* with 16 tokens */
     const size_t       fields = sizeof good / sizeof(int);
     job                j = job_default(&W, 10);
     seen               s;
@@ -196,14 +214,16 @@ static void test_nonsense(void)
     for (field = 0; field < fields; field++) {
         spinfer_plan plan = good;
         int         *value = (int *)&plan + field;
-        const int    is_flag = value == &plan.dependent;
+        const int    is_flag = value == &plan.dependent, no_help = value == &plan.helpers || value == &plan.tail;
         const int   *bad = value == &plan.tokens   ? bad_tokens
                            : value == &plan.stages ? bad_stages
                            : is_flag               ? no_flag
+                           : no_help               ? no_helpers
                                                    : bad_counts;
         const size_t count = value == &plan.tokens   ? COUNT(bad_tokens)
                              : value == &plan.stages ? COUNT(bad_stages)
                              : is_flag               ? COUNT(no_flag)
+                             : no_help               ? COUNT(no_helpers)
                                                      : COUNT(bad_counts);
         for (i = 0; i < count; i++) {
             *value = bad[i];
@@ -241,6 +261,8 @@ int main(void)
         CHECK(s.x_cols[1] && s.x_cols[2] && s.x_cols[3] && s.x_cols[4] && s.x_cols[64]);
         CHECK(s.more_splits > 10 && s.odd_piece > 10 && s.odd_range > 10 && s.strips_below > 10);
         CHECK(s.blocks > 10 && s.parts > 10);
+        CHECK(s.helpers[1] > 10 && s.helpers[2] > 10 && s.helpers[9] > 10);
+        CHECK(s.shared_tail > 10 && s.several_tails > 10);
         CHECK(s.refused > 10);
     }
     test_nonsense();
