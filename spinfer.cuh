@@ -2208,7 +2208,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     spinfer_block       own = *block;
     spinfer_ring        ring;
     /* row_group of a helper is below 0. Expected, so that this code comes last: otherwise 32 tokens spill. */
-    if (!spinfer_may_help(8 * n_frags) || __builtin_expect((int32_t)block->row_group >= 0, 1)) return 0;
+    if (!spinfer_may_help(8 * n_frags) || __builtin_expect((int)block->row_group >= 0, 1)) return 0;
     own.k_begin = (uint32_t)plan->splits * args->k_step + args->k_rest;
     own.cols = tail;
     spinfer_block_open(team_warps, 1, &ring, args, &own, smem, lane);
