@@ -58,6 +58,14 @@ static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
     s->parts += j->n % 8 != 0;
 }
 
+/* GroupTile columns of the longest range of K: pairs are not divided, if there are enough of them. */
+static int longest_range(const spinfer_plan *p, int groups)
+{
+    const int all = groups - p->tail, unit = all >= 2 * p->splits ? 2 : 1;
+    const int units = (all + unit - 1) / unit, most = (units + p->splits - 1) / p->splits * unit;
+    return most < all ? most : all;
+}
+
 /* What spinfer.cuh says about the numbers of a plan, in small numbers that overflow nothing. */
 static int legal(const job *j, const spinfer_plan *p)
 {
@@ -67,7 +75,7 @@ static int legal(const job *j, const spinfer_plan *p)
     if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
     if (!p->helpers != !p->tail || (p->helpers && p->tokens < 32)) return 0;
     if (p->tail % p->team || p->tail > p->x_cols * p->x_pieces || p->tail + p->splits > groups) return 0;
-    return p->x_pieces == 1 ? p->x_cols * p->splits + p->tail >= groups : p->x_cols % 2 == 0;
+    return p->x_pieces == 1 ? p->x_cols >= longest_range(p, groups) : p->x_cols % 2 == 0;
 }
 
 /* Returns the status; if the plan was accepted it has run and was right. */
@@ -143,9 +151,9 @@ static spinfer_plan random_plan(const weights *W, uint64_t seed)
     p.x_pieces = random_bits(seed, 6) & 3 ? 1 + (int)(random_bits(seed, 7) % 16) : 1;
     p.dependent = (int)(random_bits(seed, 8) & 1);
     step = p.warps_k * p.team;
-    range = (groups + p.splits - 1) / p.splits;
-    p.x_cols = p.x_pieces == 1 ? (range + step - 1) / step * step : smallest_x_cols(&p) * PICK(x_steps, seed, 9);
     p.helpers = p.tail = 0;
+    range = longest_range(&p, groups);
+    p.x_cols = p.x_pieces == 1 ? (range + step - 1) / step * step : smallest_x_cols(&p) * PICK(x_steps, seed, 9);
     if (random_bits(seed, 11) & 1)
         set_helpers(&p, &W->device, PICK(helpers, seed, 12), 1 + (int)(random_bits(seed, 13) % 40));
     switch (random_bits(seed, 10) % 32) {
