@@ -1081,10 +1081,11 @@ SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 *
  * layers; with 16 warps that are slower it was 85 %. */
 SPINFER_HD int spinfer_may_help(int tokens) { return tokens >= 32; }
 
-/* Ranges of K consist of pairs of GroupTile columns, the width of a box of X, unless there are more ranges than pairs: where
- * they begin at odd columns, X comes in halves of 128-byte lines, and 5120 x 5120 took 16.3 instead of 15.5 us with 32
- * tokens, 14.3 instead of 13.5 with 16 (H200).
- * spinfer_plan_unit() : 2 or 1. spinfer_plan_cols() : GroupTile columns of a range, at most. */
+/* Ranges of K consist of pairs of GroupTile columns, the width of a box of X, unless there are too few pairs. Where they
+ * begin at odd columns, X comes in halves of lines of 128 bytes: 5120 x 5120 took 16.3 instead of 15.5 us with 32 tokens,
+ * 14.3 instead of 13.5 with 16 (H200).
+ *
+ * spinfer_plan_unit() : columns that are not divided, 2 or 1. spinfer_plan_cols() : columns of a range, at most. */
 SPINFER_HD uint32_t spinfer_plan_unit(const spinfer_plan *plan, uint32_t cols)
 {
     return (spinfer_col_groups(cols) - (uint32_t)plan->tail) / 2 >= (uint32_t)plan->splits ? 2 : 1;
@@ -1151,12 +1152,12 @@ SPINFER_DEVICE uint32_t spinfer_min(uint32_t a, uint32_t b) { return a < b ? a :
 /* Where a block works. */
 typedef struct spinfer_block {
     uint32_t row_group, split;
-    uint32_t token;       /* first column of Y                                                     */
-    uint32_t k_begin;     /* first GroupTile column of its range of K                              */
-    uint32_t cols;        /* GroupTile columns of its range                                        */
+    uint32_t token;       /* first column of Y                                                      */
+    uint32_t k_begin;     /* first GroupTile column of its range of K                               */
+    uint32_t cols;        /* GroupTile columns of its range                                         */
     uint32_t sums;        /* strips of the blocks of tokens before this one, for spinfer_messages() */
-    uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K */
-    uint32_t member;      /* of the calling warp: 0 .. team - 1                        */
+    uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K              */
+    uint32_t member;      /* of the calling warp: 0 .. team - 1                                     */
 } spinfer_block;
 
 /* First GroupTile column of a range of K, 0 .. splits. */
@@ -2160,12 +2161,11 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
         spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
 }
 
-/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of
- * helpers, and calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps
- * of a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
- * blocks that come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope:
- * block, with a __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory
- * of its own. */
+/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of helpers;
+ * calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of a strip
+ * take its units in turn. The block of the last range of K receives what the others send. It waits only for blocks that
+ * come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope: block, with a
+ * __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -3328,7 +3328,8 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
     return SPINFER_OK;
 }
 
-/* The plan with helpers on the SMs that it leaves free, if there are any and it gets better than *best_us. */
+/* The same plan with helpers on the SMs that it leaves free, if there are any and it is estimated to take less than
+ * *best_us: with about as long a tail as gives all teams the same number of records. */
 static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, const spinfer_matrix *W, size_t n,
                                               const spinfer_device *device, spinfer_plan p, spinfer_plan *best,
                                               double *best_us)
@@ -3336,11 +3337,11 @@ static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, cons
     const int    slices = p.splits * (int)((n - 1) / (size_t)p.tokens + 1), cols = (int)spinfer_col_groups(W->cols);
     const int    room = device->sm_count / slices - (int)spinfer_plan_row_groups(&p, W->rows);
     const double teams = (double)room * p.splits * p.strips * p.warps_k, strips = spinfer_row_groups(W->rows);
-    const int    most = p.x_cols * p.x_pieces;
+    const int    most = p.x_cols * p.x_pieces; /* columns, for which X has room */
     int          i, even;
     if (!kernel->helps || !spinfer_may_help(p.tokens) || room < 1) return;
     p.helpers = room;
-    even = (int)(cols / (1.0 + strips / teams * p.splits * p.warps_k)); /* all teams have the same number of records */
+    even = (int)(cols / (1.0 + strips / teams * p.splits * p.warps_k));
     if (even > most) even = most;
     for (i = -2; i <= 2; i++) {
         double us;

@@ -442,8 +442,8 @@ static inline int smallest_x_cols(const spinfer_plan *plan)
     return step % 2 ? 2 * step : step;
 }
 
-/* Another split of K, without helpers. Two small pieces of X suit every split; one would have to hold the whole range of
- * a block. Where these take more room than the pieces of the library's plan did, warps go. */
+/* Another split of K, without helpers. Two small pieces of X suit every split; one would have to hold the whole range
+ * of a block. Where these take more room than the pieces of the library's plan did, warps go. */
 static inline void set_splits(spinfer_plan *plan, int splits)
 {
     const uint32_t own_bytes = 1024; /* more than any kernel here has */
