@@ -1081,9 +1081,9 @@ SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 *
  * layers; with 16 warps that are slower it was 85 %. */
 SPINFER_HD int spinfer_may_help(int tokens) { return tokens >= 32; }
 
-/* Ranges of K consist of pairs of GroupTile columns, the width of a box of X, unless there are too few pairs. Where they
- * begin at odd columns, X comes in halves of lines of 128 bytes: 5120 x 5120 took 16.3 instead of 15.5 us with 32 tokens,
- * 14.3 instead of 13.5 with 16 (H200).
+/* Ranges of K consist of pairs of GroupTile columns, the width of a box of X, unless there are too few pairs. Where
+ * they begin at odd columns, X comes in halves of lines of 128 bytes: 5120 x 5120 took 16.3 instead of 15.5 us with 32
+ * tokens, 14.3 instead of 13.5 with 16 (H200).
  *
  * spinfer_plan_unit() : columns that are not divided, 2 or 1. spinfer_plan_cols() : columns of a range, at most. */
 SPINFER_HD uint32_t spinfer_plan_unit(const spinfer_plan *plan, uint32_t cols)
@@ -2161,11 +2161,12 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
         spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
 }
 
-/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of helpers;
- * calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of a strip
- * take its units in turn. The block of the last range of K receives what the others send. It waits only for blocks that
- * come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope: block, with a
- * __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory of its own. */
+/* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of
+ * helpers; calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of
+ * a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
+ * blocks that come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope:
+ * block, with a __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory
+ * of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -3211,8 +3212,9 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
     return 0;
 }
 
-/* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros). Its
- * choice was 0.1 to 1.2 % slower on average than the best of a layer's timed plans. Microseconds. */
+/* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
+ * 32 and 64 tokens 3900 more, with and without helpers. Its choice was 0.1 to 1.2 % slower on average than the best of a
+ * layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */
