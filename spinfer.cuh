@@ -176,7 +176,7 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device);
 
 /* spinfer_spmm_plan() : a good plan for this matrix, n tokens and this GPU. A pure function: the same arguments give
  * the same plan, no pointer of W is followed, no GPU is needed. It compares a thousand plans and more,
- * in 10 to 150 microseconds: keep its answer if you launch often.
+ * in 10 to 260 microseconds: keep its answer if you launch often.
  *
  *   Errors    NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, ARCH (older than sm_80), SMEM */
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
@@ -194,7 +194,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 90 % at 32 tokens
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 94 % at 32 tokens
  * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90 also by what the code for
  * sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from some hundred tokens on.
  *
