@@ -3213,8 +3213,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers. Its choice was 0.1 to 1.2 % slower on average than the best of a
- * layer's timed plans. Microseconds. */
+ * 32 and 64 tokens 3900 more, with and without helpers. Its choice was 0.1 to 1.2 % slower on average than the best of
+ * a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */
@@ -3334,7 +3334,7 @@ SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 
 /* The same plan with helpers on the SMs that it leaves free, if there are any and it is estimated to take less than
  * *best_us: with about as long a tail as gives all teams the same number of records. Not for the code for sm_80, which
- * was 5 to 9 % faster with them on three layers and up to 24 % slower on most (on an H200). */
+ * with them took 2 to 9 % less on seven layers and 7 to 24 % more on nine (on an H200). */
 static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, const spinfer_matrix *W, size_t n,
                                               const spinfer_device *device, spinfer_plan p, spinfer_plan *best,
                                               double *best_us)
