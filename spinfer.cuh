@@ -2010,7 +2010,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
-        if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it with 32 tokens */
+        if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it */
             end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
         SPINFER_NO_UNROLL
@@ -2182,8 +2182,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const int            last = block->split + 1 == splits;
     const unsigned char *messages = spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split) + 16 * lane;
-
-    uint32_t senders = splits - 1;
+    uint32_t             senders = splits - 1;
 
     if (spinfer_may_help(8 * n_frags) && plan->helpers) { /* teams of helpers that had a part of the tail */
         const uint32_t begin = strip * (uint32_t)plan->tail, end = begin + (uint32_t)plan->tail;
