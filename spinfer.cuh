@@ -194,7 +194,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 94 % at 32 tokens
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 98 % of 1120 rows, 94 % at 32 tokens
  * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90 also by what the code for
  * sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from some hundred tokens on.
  *
@@ -204,8 +204,7 @@ SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const
 
 /* spinfer_spmm_workspace_bytes() : device memory that spinfer_spmm() needs with this plan; 0 unless the plan has
  * splits > 1 or helpers; else the sums of all blocks along M and tokens, once for each of spinfer_senders(), at most 2
- * TiB. Pure. Errors: as spinfer_spmm_plan(), and
- * PLAN. */
+ * TiB. Pure. Errors: as spinfer_spmm_plan(), and PLAN. */
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes);
 
