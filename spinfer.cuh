@@ -86,6 +86,13 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+/* wgmma is an instruction of sm_90a: of code that is compiled for this GPU and no later one. */
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SPINFER_HAS_WGMMA 1
+#else
+#define SPINFER_HAS_WGMMA 0
+#endif
+
 /* Bulk copies go to the block itself. PTX of sm_90 could not say so; on sm_120 the older name has become a call. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 #define SPINFER_BULK_SHARED "shared::cta"
@@ -103,7 +110,7 @@
 
 struct CUstream_st; /* cudaStream_t is a pointer to it; no CUDA header is needed to call this library */
 
-/* spinfer_device : the numbers of a GPU that a plan (the first three) and an estimate depend on. */
+/* spinfer_device : what a plan (the first three, and wgmma) and an estimate depend on. */
 typedef struct spinfer_device {
     int sm_count;       /* multiprocessors                                                                      */
     int smem_per_block; /* bytes of shared memory that a block may ask for (opt-in maximum)                     */
@@ -111,17 +118,19 @@ typedef struct spinfer_device {
                            program were built for less                                                          */
     int clock_mhz;      /* highest clock of the multiprocessors, MHz. 0: not known, taken for 1980, an H200     */
     int read_gbs;       /* GB/s that a kernel can read from its memory. 0: not known, taken for 4640, an H200   */
+    int wgmma;          /* 1: the kernels of this program were built for sm_90a, too, and this is such a GPU     */
 } spinfer_device;
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
  * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5).
- * A block has strips * warps_k * team warps: at most 28, with 32 and 64 tokens or on other GPUs than Hopper 16. */
+ * A block has strips * warps_k * team warps: at most 28, with 32 and 64 tokens or on other GPUs than Hopper 16, and 20
+ * with 64 tokens and wgmma. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64, for n tokens perhaps less; chooses the kernel    */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
-    int team;      /* warps that share a buffer and split its rows, fixed by the kernel: 2 for 64 tokens, else 1; a
-                      stage of the buffer holds as many records                                                  */
+    int team;      /* warps that share a buffer and split its rows, fixed by the kernel: 4 for 64 tokens with wgmma,
+                      2 without, else 1; a stage of the buffer holds as many records                             */
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8, and team * stages <= 16                      */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
@@ -164,6 +173,9 @@ typedef struct spinfer_estimate {
     double spmm_us;  /* microseconds, by this library                                                          */
     double dense_us; /* microseconds, by a good library for dense matrices (cuBLAS), W stored in 16 bits each  */
 } spinfer_estimate;
+
+/* Kernels of a set: for 8, 16, 32 and 64 tokens, and for 64 with wgmma. */
+#define SPINFER_KERNELS 5
 
 /* Bytes that an epilogue of your own may take by value. */
 #define SPINFER_EPILOGUE_BYTES 64
@@ -242,12 +254,12 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
  *     SPINFER_DEFINE_SPMM_KERNELS(mlp_up, SPINFER_FP16, spinfer_epilogue_gelu);   // for 8, 16, 32 and 64 tokens
  *
  *     const spinfer_fused fused = {bias};
- *     spinfer_kernel_launch(mlp_up, 4, &fused, sizeof fused, NULL, 1.0f, &W, X, K, 0.0f, Y, M, n, workspace,
- *                           workspace_bytes, stream);
+ *     spinfer_kernel_launch(mlp_up, SPINFER_KERNELS, &fused, sizeof fused, NULL, 1.0f, &W, X, K, 0.0f, Y, M, n,
+ *                           workspace, workspace_bytes, stream);
  *
  * In all of them, `kernels` is an array of `count` kernels, by rising tokens. A plan is for one of those with the dtype
- * of W: the first that takes n tokens at once, or else the last, or if W has few rows perhaps one for a half or a
- * quarter of the tokens; its `tokens` and `team` say which. */
+ * of W: for as few tokens as take all n at once, or else for the most, or if W has few rows perhaps for a half or a
+ * quarter of them; its `tokens` and `team` say which. Those that use wgmma are planned with if device->wgmma. */
 
 /* spinfer_kernel_plan(), spinfer_kernel_estimate(), spinfer_kernel_workspace_bytes() : as spinfer_spmm_plan(),
  * spinfer_spmm_estimate() and spinfer_spmm_workspace_bytes(), for these kernels. Pure. What an epilogue adds is not
@@ -416,12 +428,21 @@ SPINFER_HD int spinfer_frag_b_token(int lane) { return lane / 4; }
 SPINFER_HD int spinfer_frag_c_row(int lane, int reg) { return lane / 4 + 8 * (reg / 2); }
 SPINFER_HD int spinfer_frag_c_token(int lane, int reg) { return 2 * (lane % 4) + reg % 2; }
 
+/* spinfer_pair_row(), spinfer_pair_col() : the order of the instruction itself, for register 0..3 of a lane. wgmma takes
+ * X from shared memory as it lies there, so here no other order will do: a lane needs four ranks for eight weights. In
+ * return a load of all lanes stays inside one BitmapTile, which has all its values in different banks. */
+SPINFER_HD int spinfer_pair_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
+SPINFER_HD int spinfer_pair_col(int lane, int reg) { return 2 * (lane % 4) + 8 * (reg / 2); }
+
 /* spinfer_lane_tile() : 0 or 1, whether a lane's four columns lie in the left or the right BitmapTile of a TCTile.
  * spinfer_lane_half() : 0 or 1, the 32-bit half of that bitmap (rows 0..3 or 4..7) with the lane's row.
  * spinfer_lane_shift() : the lane's first bit in that half: 0, 4, .. 28. FIG 2 shows the three together. */
 SPINFER_HD int spinfer_lane_tile(int lane) { return lane / 2 % 2; }
 SPINFER_HD int spinfer_lane_half(int lane) { return lane / 16; }
 SPINFER_HD int spinfer_lane_shift(int lane) { return 8 * (lane / 4 % 4) + 4 * (lane % 2); }
+
+/* spinfer_pair_shift() : the same in the order of the instruction: 0, 2, .. 30, in the same half of all four bitmaps. */
+SPINFER_HD int spinfer_pair_shift(int lane) { return 8 * (lane / 4 % 4) + 2 * (lane % 4); }
 
 /* ---- 5. Decode -------------------------------------------------------------------------------
  *
@@ -622,6 +643,43 @@ SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t 
     if (bits & 4) values[1] = spinfer_shared_u16(place), place += 2;
     if (bits & 8) values[2] = spinfer_shared_u16(place), place += 2;
     if (bits & 16) values[3] = spinfer_shared_u16(place);
+}
+
+/* The same for pairs, the order of the instruction. Lane constants: mask of the bits below the lane's pair, its first
+ * bit, its second bit. */
+typedef struct spinfer_pair_lane {
+    uint32_t below, first, second;
+} spinfer_pair_lane;
+
+SPINFER_HD spinfer_pair_lane spinfer_pair_lane_init(int lane)
+{
+    spinfer_pair_lane p;
+    p.first = 1u << spinfer_pair_shift(lane);
+    p.second = 2 * p.first;
+    p.below = p.first - 1;
+    return p;
+}
+
+/* spinfer_pair_locate() : from a word and the place of its first value to the place of the lane's first value.
+ * spinfer_pair_load_first(), .._second() : the two conditional loads; the first one moves `place` on. Zero where the bit
+ * is clear. */
+SPINFER_HD spinfer_shared spinfer_pair_locate(uint32_t word, spinfer_shared base, spinfer_pair_lane p)
+{
+    return base + 2 * spinfer_popcount(word & p.below);
+}
+
+SPINFER_HD uint32_t spinfer_pair_load_first(uint32_t word, spinfer_shared *place, spinfer_pair_lane p)
+{
+    uint32_t value = 0;
+    if (word & p.first) value = spinfer_shared_u16(*place), *place += 2;
+    return value;
+}
+
+SPINFER_HD uint32_t spinfer_pair_load_second(uint32_t word, spinfer_shared place, spinfer_pair_lane p)
+{
+    uint32_t value = 0;
+    if (word & p.second) value = spinfer_shared_u16(place);
+    return value;
 }
 
 /* Two 16-bit values into one register. */
@@ -873,6 +931,74 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
     spinfer_mma_m16n8k16(dtype, &c[1], a, &b[1]);
 }
 
+/* spinfer_wgmma_m64n64k16() : c += a b for 64 rows and 64 tokens by four warps, each of which brings the TCTile of its 16
+ * rows in registers, in the order of the instruction (spinfer_pair_row()). sm_90a.
+ *
+ *   c         [8], rows of the calling warp; token 8 f + 2 * (lane % 4) + r % 2 in register r of c[f]
+ *   x         spinfer_wgmma_x() of 16 columns of X
+ *   Order     spinfer_wgmma_fence(), any number of these, spinfer_wgmma_commit(), spinfer_wgmma_wait(). Between commit
+ *             and wait nobody touches c or a.
+ *   Scope     four warps, the first of which is a multiple of four in the block; a warp waits for the others */
+#define SPINFER_WGMMA_C(i) "+f"(c[i].r[0]), "+f"(c[i].r[1]), "+f"(c[i].r[2]), "+f"(c[i].r[3])
+#define SPINFER_WGMMA_M64N64K16(TYPE)                                                                                  \
+    asm volatile("{ .reg .pred add; .reg .b64 x; setp.eq.u32 add, 0, 0; mov.b64 x, {%36, %37};\n"                      \
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {%0, %1, %2, %3, %4, %5, %6, %7, "      \
+                 "%8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "       \
+                 "%27, %28, %29, %30, %31}, {%32, %33, %34, %35}, x, add, 1, 1, 0; }"                                  \
+                 : SPINFER_WGMMA_C(0), SPINFER_WGMMA_C(1), SPINFER_WGMMA_C(2), SPINFER_WGMMA_C(3), SPINFER_WGMMA_C(4), \
+                   SPINFER_WGMMA_C(5), SPINFER_WGMMA_C(6), SPINFER_WGMMA_C(7)                                          \
+                 : "r"(a->r[0]), "r"(a->r[1]), "r"(a->r[2]), "r"(a->r[3]), "r"(x), "r"(SPINFER_WGMMA_X_LAYOUT)         \
+                 : "memory")
+
+/* Upper half of the description of X: 1024 bytes from eight tokens to the next eight, swizzle of 128 bytes (FIG 7). */
+#define SPINFER_WGMMA_X_LAYOUT (1024 / 16 | 1 << 30)
+
+/* spinfer_wgmma_x() : lower half of it, for 16 columns of 64 tokens at a shared address: that of a box of X (FIG 7) plus
+ * 32 bytes for each 16 columns. */
+SPINFER_DEVICE uint32_t spinfer_wgmma_x(uint32_t address) { return address / 16 | 1 << 16; }
+
+SPINFER_DEVICE void spinfer_wgmma_m64n64k16(const spinfer_dtype dtype, spinfer_frag_c *c, const spinfer_frag_a *a,
+                                            uint32_t x)
+{
+#if SPINFER_HAS_WGMMA
+    if (dtype == SPINFER_BF16)
+        SPINFER_WGMMA_M64N64K16("bf16");
+    else
+        SPINFER_WGMMA_M64N64K16("f16");
+#else
+    (void)dtype, (void)c, (void)a, (void)x;
+    __trap();
+#endif
+}
+
+/* spinfer_wgmma_fence() : what the warp has written to registers comes before the next wgmma.
+ * spinfer_wgmma_wait() : until at most `pending` (0 or 1, a compile-time number) groups of wgmma are unfinished. */
+SPINFER_DEVICE void spinfer_wgmma_fence(void)
+{
+#if SPINFER_HAS_WGMMA
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+SPINFER_DEVICE void spinfer_wgmma_commit(void)
+{
+#if SPINFER_HAS_WGMMA
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
+{
+#if SPINFER_HAS_WGMMA
+    if (pending)
+        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+    else
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#else
+    (void)pending;
+#endif
+}
+
 #endif /* __CUDACC__ */
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------
@@ -970,6 +1096,17 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
+/* spinfer_uses_wgmma() : by teams of four, for 64 tokens: their four warps bring the 64 rows of a strip. The tensor cores
+ * then read X from shared memory once for all of them, and a warp has half as many sums as one of a team of two: 28672 x
+ * 8192 takes 104 instead of 114 us (H200). With 32 tokens or less nothing is won. */
+SPINFER_HD int spinfer_uses_wgmma(int team, int tokens) { return team == 4 && tokens == 64; }
+
+/* spinfer_sums_stride() : the same for any team. wgmma has another order of tokens, which needs 4 floats. */
+SPINFER_HD uint32_t spinfer_sums_stride(int team, int tokens)
+{
+    return spinfer_uses_wgmma(team, tokens) ? 272 : SPINFER_SUMS_STRIDE;
+}
+
 /* Bytes of the table of a warp, for the TCTiles of a stage. */
 #define SPINFER_TABLE 560
 
@@ -989,6 +1126,10 @@ SPINFER_HD uint32_t spinfer_table_read(int lane)
     return (uint32_t)(32 * spinfer_lane_tile(lane) + 16 * spinfer_lane_half(lane));
 }
 
+/* spinfer_table_read_pairs() : where it reads the left words in the order of the instruction; 32 bytes further the right
+ * ones. */
+SPINFER_HD uint32_t spinfer_table_read_pairs(int lane) { return (uint32_t)(16 * spinfer_lane_half(lane)); }
+
 /* Columns of a box of X (FIG 7). */
 #define SPINFER_X_BOX 64
 
@@ -1003,7 +1144,7 @@ typedef struct spinfer_smem {
     uint32_t x_left;  /* [x_pieces] counters: .. and how many so far, to know who is the last              */
     uint32_t rings;   /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;   /* bytes of a stage                                                                  */
-    uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens][72] floats, 64 rows  */
+    uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens], spinfer_sums_stride() */
     uint32_t tables;  /* [warps], SPINFER_TABLE                                                            */
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
@@ -1027,7 +1168,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
 {
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
-    const uint32_t ring = (uint32_t)plan->stages * stage, team_sums = tokens * SPINFER_SUMS_STRIDE;
+    const uint32_t ring = (uint32_t)plan->stages * stage;
+    const uint32_t team_sums = tokens * spinfer_sums_stride(plan->team, plan->tokens);
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
@@ -1289,6 +1431,7 @@ typedef struct spinfer_lane {
     uint32_t          write; /* where the lane writes into the table of its warp                           */
     uint32_t          read;  /* where the lane reads TCTile 0 in the table of its warp                     */
     spinfer_quad_lane quad;
+    spinfer_pair_lane pair;          /* with wgmma, instead of quad and rotate_bottom                             */
     uint32_t          rotate_bottom; /* right rotation of a bottom word, spinfer_locate()                         */
     uint32_t          masks[2];      /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1 */
 } spinfer_lane;
@@ -1310,6 +1453,18 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
     l.quad.rotate = spinfer_pin_if_room(l.quad.rotate, lane);
     l.rotate_bottom = spinfer_pin_if_room((l.quad.rotate + 29) % 32, lane);
+    l.pair = spinfer_pair_lane_init((int)lane);
+    return l;
+}
+
+/* The same for a kernel that uses wgmma. */
+SPINFER_DEVICE spinfer_lane spinfer_lane_init_pairs(const int team, uint32_t table, uint32_t member, uint32_t lane)
+{
+    spinfer_lane l = spinfer_lane_init(team, table, member, lane);
+    l.read = spinfer_pin(table + spinfer_table_read_pairs((int)lane), lane);
+    l.pair.below = spinfer_pin(l.pair.below, lane);
+    l.pair.first = spinfer_pin(l.pair.first, lane);
+    l.pair.second = spinfer_pin(l.pair.second, lane);
     return l;
 }
 
@@ -1737,6 +1892,76 @@ SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const i
                           spinfer_x_second_half(team, n_frags, x), ring);
 }
 
+/* What a lane has located of a TCTile in the order of the instruction: words and places of registers 0 .. 3. */
+typedef struct spinfer_pairs {
+    uint32_t word[4], place[4];
+} spinfer_pairs;
+
+SPINFER_DEVICE void spinfer_locate_pairs(uint32_t entry, const spinfer_lane *l, spinfer_pairs *next)
+{
+    uint32_t e[8];
+    spinfer_shared_u32x4(entry, e);
+    spinfer_shared_u32x4(entry + 32, e + 4);
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) {
+        next->word[i] = e[2 * i];
+        next->place[i] = spinfer_pair_locate(e[2 * i], e[2 * i + 1], l->pair);
+    }
+}
+
+/* spinfer_load_pairs() : the two TCTiles of a record that a warp of a team of four has, into registers: all first values,
+ * then all second ones. Two TCTiles at once take 4 % less time than one after the other (H200). */
+SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l, spinfer_frag_a *a)
+{
+    uint32_t first[8], second[8];
+    SPINFER_UNROLL
+    for (int i = 0; i < 8; i++)
+        first[i] = spinfer_pair_load_first(at[i / 4].word[i % 4], &at[i / 4].place[i % 4], l->pair);
+    SPINFER_UNROLL
+    for (int i = 0; i < 8; i++)
+        second[i] = spinfer_pair_load_second(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
+    SPINFER_UNROLL
+    for (int i = 0; i < 8; i++) a[i / 4].r[i % 4] = spinfer_pack(first[i], second[i]);
+}
+
+/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. `x`: shared address of the box
+ * of X of the stage's first record. On return one group of wgmma may be under way: before the sums or X are touched,
+ * spinfer_wgmma_wait(0). Scope: team. */
+SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, spinfer_frag_c *sums,
+                                           const spinfer_lane *l, uint32_t count, uint32_t x, spinfer_ring *ring)
+{
+    spinfer_frag_a a[4];
+    spinfer_pairs  next[2];
+    spinfer_scan   scan;
+    spinfer_locate_pairs(l->read, l, &next[0]);
+    spinfer_locate_pairs(l->read + spinfer_table_place(1), l, &next[1]);
+    SPINFER_UNROLL
+    for (int r = 0; r < 4; r++) { /* records, 32 columns each */
+        const uint32_t box = spinfer_wgmma_x(x + (uint32_t)(r / 2 * 8 * 1024 + r % 2 * 64));
+        if (r > 0 && (uint32_t)r >= count) { /* the last stage, and it is short */
+            spinfer_wgmma_wait(0);
+            return;
+        }
+        if (r == 3) {
+            scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
+            spinfer_scan_load(team, &scan, l);
+        }
+        spinfer_load_pairs(next, l, &a[r % 2 * 2]);
+        if (r < 3) {
+            spinfer_locate_pairs(l->read + spinfer_table_place(2 * r + 2), l, &next[0]);
+            spinfer_locate_pairs(l->read + spinfer_table_place(2 * r + 3), l, &next[1]);
+        }
+        spinfer_wgmma_fence();
+        spinfer_wgmma_m64n64k16(dtype, sums, &a[r % 2 * 2], box);
+        spinfer_wgmma_m64n64k16(dtype, sums, &a[r % 2 * 2 + 1], box + 2);
+        spinfer_wgmma_commit();
+        spinfer_wgmma_wait(1); /* the other two fragments are free */
+    }
+    spinfer_count_before(1, scan.word, l, scan.before);
+    __syncwarp(); /* all lanes have read the table */
+    spinfer_scan_store(&scan, l);
+}
+
 /* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
  * lanes of one warp where there is an engine, otherwise of all lanes of the block. */
 SPINFER_DEVICE uint32_t spinfer_x_arrivals(const spinfer_plan *plan)
@@ -1945,7 +2170,8 @@ SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags,
                                               const spinfer_spmm_args *args, uint32_t end)
 {
     const spinfer_block  block = spinfer_block_anew(team, args);
-    const uint32_t       lane = spinfer_lane_anew(), token = spinfer_x_token(2 * (lane % 4));
+    const uint32_t       lane = spinfer_lane_anew(), wide = spinfer_uses_wgmma(team, 8 * n_frags);
+    const uint32_t       token = wide ? 2 * (lane % 4) : spinfer_x_token(2 * (lane % 4));
     const uint32_t       tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
     const uint32_t       strip = (end - 1) / tail, first_team = strip * tail / share;
     const uint32_t       sender = spinfer_helper_first(args, &block) / share - first_team;
@@ -1956,12 +2182,12 @@ SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags,
     for (int f = 0; f < 4 / team * n_frags; f++) {
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++) {
-            const int ahead = 8 * (f % n_frags) + 4 * (r % 2);
+            const int pair = 8 * (f % n_frags) + (wide ? 0 : 4 * (r % 2)), ahead = pair + (wide ? r % 2 : 0);
             asm volatile("{ .reg .pred inside; .reg .f32 sum;\n"
                          "setp.gt.s32 inside, %1, %2;\n"
                          "add.rm.f32 sum, %0, 0f80000000;\n"
                          "@inside st.relaxed.gpu.global.f32 [%3], sum; }" ::"f"(sums[f].r[r]),
-                         "r"(left), "r"(ahead), "l"(to + 256 * ahead + 64 * (f / n_frags) + 32 * (r / 2))
+                         "r"(left), "r"(pair), "l"(to + 256 * ahead + 64 * (f / n_frags) + 32 * (r / 2))
                          : "memory");
         }
     }
@@ -1985,15 +2211,17 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
     const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
-    uint32_t       x_lane = spinfer_x_lane(smem + layout.x, lane);
+    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    uint32_t       x_lane = wide ? smem + layout.x : spinfer_x_lane(smem + layout.x, lane);
     uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
-    if (n_frags == 2 || n_frags == 8) /* for others this is the register that would spill .. */
+    if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
     spinfer_sums_clear(team_warps, n_frags, sums);
     spinfer_ring_keep(ring);
     const int    early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
     spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    if (wide) l = spinfer_lane_init_pairs(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
     if (n_frags == 2) l.tile = spinfer_pin(l.tile, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
@@ -2008,14 +2236,17 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
-        uint32_t stride = spinfer_x_stride(n_frags, ring->step, ring->col - piece);
+        uint32_t stride = wide ? strides / 2 : spinfer_x_stride(n_frags, ring->step, ring->col - piece);
         if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it */
             end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
+        if (wide && !args->x_tensor) spinfer_bulk_fence(); /* X was written by threads, wgmma reads like an engine */
         SPINFER_NO_UNROLL
         while (ring->col < end) {
             const uint32_t count = spinfer_ring_records(team_warps, ring);
-            if (early) {
+            if (wide) {
+                spinfer_wgmma_and_scan(dtype, team_warps, sums, &l, count, x, ring);
+            } else if (early) {
                 spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring);
             } else {
                 spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
@@ -2028,6 +2259,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             if (team_warps == 1) stride = strides - stride;
         }
         spinfer_refilled_x(refilled);
+        if (wide) spinfer_wgmma_wait(0); /* the tensor cores have left X */
         if (piece + x_pieces * x_cols < block->cols)
             spinfer_leave_x(args, block, smem, piece + x_pieces * x_cols, x_slot, turn / 256, warps, lane);
         turn = x_slot + 1 == x_pieces ? 256 - turn / 256 * 256 : turn + 1;
@@ -2039,13 +2271,14 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
 SPINFER_DEVICE void spinfer_sums_store(const int team, const int n_frags, const spinfer_frag_c *sums, uint32_t to,
                                        uint32_t member, uint32_t lane)
 {
+    const uint32_t wide = spinfer_uses_wgmma(team, 8 * n_frags), stride = spinfer_sums_stride(team, 8 * n_frags);
     const uint32_t own = to + 64 * (4 / (uint32_t)team) * member + 4 * (lane / 4) +
-                         spinfer_x_token(2 * (lane % 4)) * SPINFER_SUMS_STRIDE;
+                         (wide ? 2 * (lane % 4) : spinfer_x_token(2 * (lane % 4))) * stride;
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team * n_frags; f++) {
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++)
-            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + 4 * (r % 2)) * SPINFER_SUMS_STRIDE +
+            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + (wide ? 1 : 4) * (r % 2)) * stride +
                                          (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
                                      sums[f].r[r]);
     }
@@ -2199,8 +2432,9 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     SPINFER_NO_UNROLL
     for (uint32_t pair = warp; pair < pairs; pair += warps) {
         const uint32_t token = block->token + 2 * pair;
-        const uint32_t at = sums_of_strip + (2 * pair + lane / 16) * SPINFER_SUMS_STRIDE + 16 * (lane % 16);
-        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
+        const uint32_t at =
+            sums_of_strip + (2 * pair + lane / 16) * spinfer_sums_stride(team_warps, 8 * n_frags) + 16 * (lane % 16);
+        spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
         if (token >= args->n || strip * SPINFER_GROUP_ROWS >= args->W.rows) break;
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
@@ -2237,9 +2471,14 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
         spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* X of the tail is there, and remains */
     if (ring.col >= ring.cols) return 1;
 
-    const uint32_t x_lane = spinfer_x_lane(smem + args->layout.x, lane);
+    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t x_lane = wide ? smem + args->layout.x : spinfer_x_lane(smem + args->layout.x, lane);
     spinfer_lane   l =
         spinfer_lane_init(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    if (wide) {
+        l = spinfer_lane_init_pairs(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
+        if (!args->x_tensor) spinfer_bulk_fence();
+    }
     uint32_t left = tail - ring.col % tail; /* columns of the strip */
     spinfer_sums_clear(team_warps, n_frags, sums);
     spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
@@ -2250,7 +2489,12 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     while (ring.col < ring.cols) {
         const uint32_t count = spinfer_ring_records(team_warps, &ring);
         const uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, tail - left);
-        spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring);
+        if (wide) {
+            spinfer_wgmma_and_scan(dtype, team_warps, sums, &l, count, x, &ring);
+            spinfer_wgmma_wait(0);
+        } else {
+            spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring);
+        }
         spinfer_ring_release(team_warps, &ring, lane);
         left -= (uint32_t)team_warps;
         if (left == 0 || ring.col >= ring.cols) {
@@ -2480,11 +2724,21 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 #define SPINFER_BLOCK_WARPS(max_warps) (max_warps)
 #endif
 
+/* Is there code for this kernel? One that uses wgmma is empty where there is no wgmma, and for one warp only: by that
+ * the host knows it. */
+#if defined(__CUDA_ARCH__) && !SPINFER_HAS_WGMMA
+#define SPINFER_HAS_CODE(TEAM, N_FRAGS) ((TEAM) != 4 || (N_FRAGS) != 8) /* spinfer_uses_wgmma() */
+#else
+#define SPINFER_HAS_CODE(TEAM, N_FRAGS) 1
+#endif
+#define SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, MAX_WARPS)                                                                \
+    (SPINFER_HAS_CODE(TEAM, N_FRAGS) ? 32 * SPINFER_BLOCK_WARPS(MAX_WARPS) : 32)
+
 /* What a kernel of your own must keep to. A lane needs some 36 registers besides its sums. */
 #define SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)                                                                 \
     static_assert((TEAM) == 1 || (TEAM) == 2 || (TEAM) == 4, "TEAM: 1, 2 or 4 warps share a buffer");                  \
     static_assert((N_FRAGS) >= 1 && (N_FRAGS) <= 8, "N_FRAGS: 1 to 8 fragments of 8 tokens");                          \
-    static_assert((N_FRAGS) < 8 || (TEAM) == 2, "N_FRAGS: 8 is made for a TEAM of 2");                                 \
+    static_assert((N_FRAGS) < 8 || (TEAM) > 1, "N_FRAGS: 8 is made for a TEAM of 2, or with wgmma of 4");              \
     static_assert((MAX_WARPS) >= (TEAM) && (MAX_WARPS) <= 32, "MAX_WARPS: TEAM to 32 warps in a block");               \
     static_assert((MAX_WARPS) % (TEAM) == 0, "MAX_WARPS: whole teams");                                                \
     static_assert(16 / (TEAM) * (N_FRAGS) + 36 <= 2048 / (MAX_WARPS) / 8 * 8,                                          \
@@ -2499,7 +2753,8 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
     static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM,                         \
                                                MAX_WARPS,          0,     (N_FRAGS) >= 4}
 #define SPINFER_LIST_KERNELS(name)                                                                                     \
-    static const spinfer_kernel name[4] = {name##_n8_info, name##_n16_info, name##_n32_info, name##_n64_info}
+    static const spinfer_kernel name[SPINFER_KERNELS] = {name##_n8_info, name##_n16_info, name##_n32_info,             \
+                                                         name##_n64_info, name##_n64_wgmma_info}
 #endif
 
 /* SPINFER_DEFINE_SPMM_KERNEL() : a kernel `name` for 8 * N_FRAGS tokens and blocks of up to MAX_WARPS warps, and on the
@@ -2507,28 +2762,32 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  *
  *   DTYPE       SPINFER_FP16 or SPINFER_BF16
  *   TEAM        1, 2 or 4 warps that share a buffer and split its 64 rows: more of them leave a warp fewer sums
- *   N_FRAGS     1 to 8 fragments of 8 tokens (8 with a TEAM of 2)
+ *   N_FRAGS     1 to 8 fragments of 8 tokens. 8 with a TEAM of 2, or of 4: then it uses wgmma, and exists in code for
+ *               sm_90a only (nvcc -gencode arch=compute_90a,code=sm_90a); elsewhere its launch is refused, ARCH.
  *   MAX_WARPS   bounds the registers of a thread: 2048 / MAX_WARPS. GPUs other than sm_90 use at most 16.
  *   EPILOGUE    a function as above */
 #define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS, EPILOGUE)                                    \
-    SPINFER_KERNEL void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)                                      \
+    SPINFER_KERNEL void __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, MAX_WARPS), 1)                          \
         name(const __grid_constant__ spinfer_spmm_args args)                                                           \
     {                                                                                                                  \
         spinfer_frag_c sums[4 / (TEAM) * (N_FRAGS)];                                                                   \
         spinfer_frag_b x_frags[N_FRAGS];                                                                               \
-        spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, x_frags, &args, spinfer_smem_bytes, threadIdx,        \
-                           blockIdx, gridDim.x);                                                                       \
+        if (SPINFER_HAS_CODE(TEAM, N_FRAGS))                                                                           \
+            spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, x_frags, &args, spinfer_smem_bytes, threadIdx,    \
+                               blockIdx, gridDim.x);                                                                   \
     }                                                                                                                  \
     SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS);                                                    \
     SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)
 
-/* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32 and name_n64, and on the host `name`, an array of
- * four spinfer_kernel. The shapes that the library itself uses; their threads have 72, 72, 128 and 128 registers. */
+/* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64 and name_n64_wgmma, and on the host
+ * `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their threads have 72, 72,
+ * 128, 128 and 96 registers. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 1, 4, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n64_wgmma, DTYPE, 4, 8, 20, EPILOGUE);                                           \
     SPINFER_LIST_KERNELS(name)
 
 #endif /* __CUDACC__ */
@@ -3115,15 +3374,17 @@ static inline const spinfer_kernel *spinfer_detail_find(const spinfer_kernel *ke
     return NULL;
 }
 
-/* The kernel to plan for: the first that takes n tokens at once, or else the last; NULL if none has the dtype. */
-static inline const spinfer_kernel *spinfer_detail_choose(const spinfer_kernel *kernels, size_t count, uint32_t dtype,
-                                                          size_t n)
+/* The tokens to plan for: of the first kernel that takes all n at once, or else of the last; 0 if none has the dtype, or
+ * all of them use wgmma and the device does not. */
+static inline int spinfer_detail_tokens(const spinfer_kernel *kernels, size_t count, uint32_t dtype, size_t n,
+                                        const spinfer_device *device)
 {
-    const spinfer_kernel *choice = NULL;
-    size_t                i;
-    for (i = 0; i < count && !(choice && (size_t)choice->tokens >= n); i++)
-        if (kernels[i].dtype == dtype) choice = &kernels[i];
-    return choice;
+    int    tokens = 0;
+    size_t i;
+    for (i = 0; i < count && !(tokens && (size_t)tokens >= n); i++)
+        if (kernels[i].dtype == dtype && (device->wgmma || !spinfer_uses_wgmma(kernels[i].team, kernels[i].tokens)))
+            tokens = kernels[i].tokens;
+    return tokens;
 }
 
 /* Is this a plan for this kernel (which may be NULL)? */
@@ -3176,6 +3437,7 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total > spinfer_detail_smem_limit(device, 1))
         return SPINFER_ERR_SMEM;
     if (device->compute < 80 || (device->compute < 90 && plan->dependent)) return SPINFER_ERR_ARCH;
+    if (!device->wgmma && spinfer_uses_wgmma(plan->team, plan->tokens)) return SPINFER_ERR_ARCH;
     if (plan->strips * plan->warps_k * plan->team > spinfer_detail_max_warps(kernel, device)) return SPINFER_ERR_PLAN;
     return SPINFER_OK;
 }
@@ -3239,7 +3501,7 @@ typedef struct spinfer_detail_model {
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                              const spinfer_device *device, int blocks_per_sm)
 {
-    static const spinfer_detail_model models[6] = {
+    static const spinfer_detail_model models[7] = {
         /* 8, 16, 32 and 64 tokens */
         {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0},
         {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0, 0, 0},
@@ -3249,10 +3511,14 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0.6, 0.607},
         /* the code for sm_80 with 32 and 64: an earlier fit, which suits it better */
         {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0, 0, 0},
-        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0,
-         0}};
+        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0},
+        /* 64 with wgmma */
+        {4.01, 2.000, 0.027, 0.1000, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000, 0.152, 0.312, 11, 0.588, 0.02, 1.155,
+         0.6, 0.607}};
     const int                   row = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
-    const spinfer_detail_model *m = &models[device->compute < 90 && row > 1 ? row + 2 : row];
+    const spinfer_detail_model *m = &models[spinfer_uses_wgmma(plan->team, plan->tokens) ? 6
+                                            : device->compute < 90 && row > 1            ? row + 2
+                                                                                         : row];
     const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
     const uint32_t              share = spinfer_helper_share(plan, W->rows), senders = spinfer_senders(plan, W->rows);
     const int                   step = plan->warps_k * plan->team;
@@ -3311,13 +3577,31 @@ static inline spinfer_status spinfer_detail_query(const void *kernel, spinfer_de
     return SPINFER_OK;
 }
 
+/* The same for kernels of one dtype, with an answer whether those that use wgmma have code (SPINFER_HAS_CODE). */
+static inline spinfer_status spinfer_detail_query_set(const spinfer_kernel *kernels, size_t count, uint32_t dtype,
+                                                      spinfer_device *device)
+{
+    spinfer_status            status = SPINFER_ERR_PLAN; /* none */
+    struct cudaFuncAttributes attributes;
+    size_t                    i;
+    for (i = 0; i < count; i++) {
+        if (kernels[i].dtype != dtype) continue;
+        if (status != SPINFER_OK) status = spinfer_detail_query(kernels[i].function, device);
+        if (status != SPINFER_OK) return status;
+        if (device->compute != 90 || !spinfer_uses_wgmma(kernels[i].team, kernels[i].tokens)) continue;
+        if (cudaFuncGetAttributes(&attributes, kernels[i].function) != cudaSuccess) return SPINFER_ERR_CUDA;
+        device->wgmma = attributes.maxThreadsPerBlock > 32;
+    }
+    return status;
+}
+
 SPINFER_API spinfer_status spinfer_device_query(spinfer_device *device)
 {
     int            id, clock_khz, memory_khz, memory_bits;
     spinfer_device d;
     spinfer_status status;
     if (!device) return SPINFER_ERR_NULL;
-    status = spinfer_detail_query((const void *)spinfer_spmm_fp16_n8, &d);
+    status = spinfer_detail_query_set(spinfer_spmm_fp16, SPINFER_KERNELS, SPINFER_FP16, &d);
     if (status != SPINFER_OK) return status;
     if (cudaGetDevice(&id) != cudaSuccess ||
         cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, id) != cudaSuccess ||
@@ -3403,27 +3687,28 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spi
 SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, size_t count, const spinfer_matrix *W,
                                                size_t n, const spinfer_device *device, spinfer_plan *plan)
 {
-    const spinfer_status  status = spinfer_detail_check_matrix(W);
-    const double          never = 1e300;
-    const spinfer_kernel *kernel;
-    spinfer_plan          best;
-    double                best_us = never;
-    size_t                i;
+    const spinfer_status status = spinfer_detail_check_matrix(W);
+    const double         never = 1e300;
+    spinfer_plan         best;
+    double               best_us = never;
+    size_t               i;
+    int                  tokens;
     if (!kernels || !device || !plan) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
     if (device->compute < 80) return SPINFER_ERR_ARCH;
     if (device->sm_count < 1 || n < 1) return SPINFER_ERR_SHAPE;
-    kernel = spinfer_detail_choose(kernels, count, W->dtype, n);
-    if (!kernel) return SPINFER_ERR_PLAN;
+    tokens = spinfer_detail_tokens(kernels, count, W->dtype, n, device);
+    if (!tokens) return SPINFER_ERR_PLAN;
     memset(&best, 0, sizeof best);
-    spinfer_detail_search(kernel, W, n, device, &best, &best_us);
     for (i = 0; i < count; i++) {
-        const size_t blocks = kernels[i].tokens < kernel->tokens ? (n - 1) / (size_t)kernels[i].tokens + 1 : 0;
-        if (kernels[i].dtype == W->dtype && blocks > 1 && blocks <= 4 &&
-            spinfer_row_groups(W->rows) * blocks <= (size_t)device->sm_count)
+        const size_t blocks = (n - 1) / (size_t)kernels[i].tokens + 1;
+        if (kernels[i].dtype != W->dtype || kernels[i].tokens > tokens) continue;
+        if (!device->wgmma && spinfer_uses_wgmma(kernels[i].team, kernels[i].tokens)) continue;
+        if (kernels[i].tokens == tokens ||
+            (blocks <= 4 && spinfer_row_groups(W->rows) * blocks <= (size_t)device->sm_count))
             spinfer_detail_search(&kernels[i], W, n, device, &best, &best_us);
     }
-    if (best_us >= never) return (n - 1) / (size_t)kernel->tokens >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
+    if (best_us >= never) return (n - 1) / (size_t)tokens >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
     *plan = best;
     return SPINFER_OK;
 }
@@ -3431,7 +3716,7 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
 SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, const spinfer_device *device,
                                              spinfer_plan *plan)
 {
-    return spinfer_kernel_plan(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, W, n, device, plan);
+    return spinfer_kernel_plan(W ? spinfer_detail_kernels(W->dtype) : NULL, SPINFER_KERNELS, W, n, device, plan);
 }
 
 /* Bytes that a launch reads and writes: weights, X and Y. W->data_bytes is more than the weights of a slice. */
@@ -3484,7 +3769,8 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
 SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                  const spinfer_device *device, spinfer_estimate *estimate)
 {
-    return spinfer_kernel_estimate(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, device, estimate);
+    return spinfer_kernel_estimate(W ? spinfer_detail_kernels(W->dtype) : NULL, SPINFER_KERNELS, plan, W, n, device,
+                                   estimate);
 }
 
 SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *kernels, size_t count,
@@ -3510,7 +3796,8 @@ SPINFER_API spinfer_status spinfer_kernel_workspace_bytes(const spinfer_kernel *
 SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                         size_t *bytes)
 {
-    return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, plan, W, n, bytes);
+    return spinfer_kernel_workspace_bytes(W ? spinfer_detail_kernels(W->dtype) : NULL, SPINFER_KERNELS, plan, W, n,
+                                          bytes);
 }
 
 /* Describes X to the copy engine: boxes of 64 columns x `tokens`. 0 if it cannot take it (alignment, an old driver):
@@ -3554,10 +3841,9 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
         return SPINFER_ERR_ALIGNMENT;
     if (epilogue_bytes > SPINFER_EPILOGUE_BYTES) return SPINFER_ERR_CAPACITY;
     memset(&args, 0, sizeof args);
-    kernel =
-        plan ? spinfer_detail_find(kernels, count, W->dtype, plan) : spinfer_detail_choose(kernels, count, W->dtype, n);
-    if (!kernel) return SPINFER_ERR_PLAN;
-    status = spinfer_detail_query(kernel->function, &device);
+    kernel = plan ? spinfer_detail_find(kernels, count, W->dtype, plan) : NULL;
+    if (plan && !kernel) return SPINFER_ERR_PLAN;
+    status = spinfer_detail_query_set(kernel ? kernel : kernels, kernel ? 1 : count, W->dtype, &device);
     if (status != SPINFER_OK) return status;
     if (plan)
         args.plan = *plan;
@@ -3617,8 +3903,8 @@ SPINFER_API spinfer_status spinfer_spmm(const spinfer_plan *plan, float alpha, c
                                         size_t workspace_bytes, struct CUstream_st *stream)
 {
     if (W && X && Y && ldy < W->rows) return SPINFER_ERR_SHAPE;
-    return spinfer_kernel_launch(W ? spinfer_detail_kernels(W->dtype) : NULL, 4, NULL, 0, plan, alpha, W, X, ldx, beta,
-                                 Y, ldy, n, workspace, workspace_bytes, stream);
+    return spinfer_kernel_launch(W ? spinfer_detail_kernels(W->dtype) : NULL, SPINFER_KERNELS, NULL, 0, plan, alpha, W,
+                                 X, ldx, beta, Y, ldy, n, workspace, workspace_bytes, stream);
 }
 
 #endif /* !__CUDACC_RTC__ */

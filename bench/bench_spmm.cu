@@ -316,13 +316,14 @@ static int run_shape(run *run, const shape *s)
 /* What the command line says of a GPU; else the one that is here; else an H200. */
 static spinfer_device predicted_device(const options *o)
 {
-    const spinfer_device h200 = {132, 232448, 90, 1980, 4640};
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 1};
     spinfer_device       device;
     if (spinfer_device_query(&device) != SPINFER_OK) device = h200;
     if (o->compute) { /* KB of shared memory for a block: 163, 99 or 227 */
         const int small = o->compute == 86 || o->compute == 89 || o->compute / 10 == 12;
         device.smem_per_block = 1024 * (o->compute < 90 && !small ? 163 : small ? 99 : 227);
         device.compute = o->compute;
+        device.wgmma = device.wgmma && o->compute == 90;
     }
     if (o->sms) device.sm_count = o->sms;
     if (o->clock_mhz) device.clock_mhz = o->clock_mhz;

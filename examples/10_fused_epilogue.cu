@@ -65,7 +65,7 @@ static float       *bias; /* [rows] on the GPU */
 static void launch_kernels(const spinfer_kernel *kernels, spinfer_matrix W, const uint16_t *X, float *Y)
 {
     const output out = {Y, bias};
-    CHECK_SPINFER(spinfer_kernel_launch(kernels, 4, &out, sizeof out, &plan, 1.0f, &W, X, W.cols, 0.0f, Y, W.rows,
+    CHECK_SPINFER(spinfer_kernel_launch(kernels, SPINFER_KERNELS, &out, sizeof out, &plan, 1.0f, &W, X, W.cols, 0.0f, Y, W.rows,
                                         TOKENS, workspace, workspace_bytes, 0));
 }
 
@@ -85,8 +85,8 @@ static void prepare(const layer *l)
     spinfer_device device;
     float         *values = (float *)allocate(l->host.rows * sizeof *values);
     CHECK_SPINFER(spinfer_device_query(&device));
-    CHECK_SPINFER(spinfer_kernel_plan(multiply, 4, &l->copies[0], TOKENS, &device, &plan));
-    CHECK_SPINFER(spinfer_kernel_workspace_bytes(multiply, 4, &plan, &l->copies[0], TOKENS, &workspace_bytes));
+    CHECK_SPINFER(spinfer_kernel_plan(multiply, SPINFER_KERNELS, &l->copies[0], TOKENS, &device, &plan));
+    CHECK_SPINFER(spinfer_kernel_workspace_bytes(multiply, SPINFER_KERNELS, &plan, &l->copies[0], TOKENS, &workspace_bytes));
     CHECK_CUDA(cudaMalloc(&workspace, workspace_bytes + 16)); /* + 16: it may be 0 */
     CHECK_CUDA(cudaMemset(workspace, 0, workspace_bytes + 16));
     for (uint32_t row = 0; row < l->host.rows; row++) values[row] = (float)(random_bits(7, row) % 401) - 200.0f;

@@ -425,13 +425,15 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
-/* A plan for the kernel for so many tokens, which need not be the one that spinfer_spmm_plan() chooses. */
-static inline spinfer_plan plan_for_kernel(const spinfer_matrix *W, int tokens, const spinfer_device *device)
+/* A plan for one of the library's SPINFER_KERNELS kernels, for 8, 16, 32, 64 and 64 tokens, which need not be the one
+ * that spinfer_spmm_plan() chooses. Where there is no wgmma, the last one is the last but one. */
+static inline spinfer_plan plan_for_kernel(const spinfer_matrix *W, size_t number, const spinfer_device *device)
 {
-    const spinfer_kernel *kernel = W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
+    const spinfer_kernel *kernels = W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
+    const spinfer_kernel *kernel = &kernels[number == SPINFER_KERNELS - 1 && !device->wgmma ? number - 1 : number];
     spinfer_plan          plan;
-    while (kernel->tokens != tokens) kernel++;
-    CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, W, (size_t)tokens, device, &plan));
+    CHECK(number < SPINFER_KERNELS);
+    CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, W, (size_t)kernel->tokens, device, &plan));
     return plan;
 }
 

@@ -130,10 +130,10 @@ static spinfer_status launch_run(const run *r, const spinfer_plan *plan)
     if (r->has_bias) fused.bias = buffer_payload(&r->bias);
     if (r->beta != 0.0f) fused.residual = buffer_payload(&r->R);
     fused.ldr = r->ldr;
-    return spinfer_kernel_launch(kernels[r->what][r->dtype == SPINFER_BF16], 4, &fused, sizeof fused, plan, r->alpha,
-                                 &r->W.device, buffer_payload(&r->X), r->ldx, r->beta, buffer_payload(&r->Y), r->ldy,
-                                 r->n, r->workspace.bytes ? buffer_payload(&r->workspace) : NULL, r->workspace.bytes,
-                                 NULL);
+    return spinfer_kernel_launch(kernels[r->what][r->dtype == SPINFER_BF16], SPINFER_KERNELS, &fused, sizeof fused,
+                                 plan, r->alpha, &r->W.device, buffer_payload(&r->X), r->ldx, r->beta,
+                                 buffer_payload(&r->Y), r->ldy, r->n,
+                                 r->workspace.bytes ? buffer_payload(&r->workspace) : NULL, r->workspace.bytes, NULL);
 }
 
 /* One matrix with every epilogue: layout, scalars, split drawn. */
@@ -166,8 +166,8 @@ static void test_shape(const spinfer_device *device, size_t M, size_t K, size_t 
     CHECK_SPINFER(spinfer_kernel_plan(kernels[what][r.dtype == SPINFER_BF16] + random_bits(seed, 9) % 4, 1, &r.W.device,
                                       n, device, &plan)); /* any of the four */
     if (random_bits(seed, 7) & 1) set_splits(&plan, 1 + (int)(random_bits(seed, 8) % spinfer_col_groups((uint32_t)K)));
-    CHECK_SPINFER(
-        spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], 4, &plan, &r.W.device, n, &bytes));
+    CHECK_SPINFER(spinfer_kernel_workspace_bytes(kernels[what][r.dtype == SPINFER_BF16], SPINFER_KERNELS, &plan,
+                                                 &r.W.device, n, &bytes));
     if (bytes) {
         r.workspace = buffer_create(bytes, 0, 0);
         memset(buffer_image(&r.workspace), 0, bytes);
@@ -375,15 +375,15 @@ static void test_errors(const spinfer_device *device)
 #define LAUNCH(kernels, count, data, data_bytes, plan, W)                                                              \
     spinfer_kernel_launch(kernels, count, data, data_bytes, plan, 1.0f, W, buffer_payload(&j.X), j.ldx, 0.0f,          \
                           buffer_payload(&j.Y), j.ldy, 4, NULL, 0, NULL)
-    CHECK(LAUNCH(NULL, 4, NULL, 0, NULL, &W.device) == SPINFER_ERR_NULL);
-    CHECK(LAUNCH(bias_fp16, 4, NULL, 8, NULL, &W.device) == SPINFER_ERR_NULL);
-    CHECK(LAUNCH(bias_fp16, 4, bytes, sizeof bytes, NULL, &W.device) == SPINFER_ERR_CAPACITY);
+    CHECK(LAUNCH(NULL, SPINFER_KERNELS, NULL, 0, NULL, &W.device) == SPINFER_ERR_NULL);
+    CHECK(LAUNCH(bias_fp16, SPINFER_KERNELS, NULL, 8, NULL, &W.device) == SPINFER_ERR_NULL);
+    CHECK(LAUNCH(bias_fp16, SPINFER_KERNELS, bytes, sizeof bytes, NULL, &W.device) == SPINFER_ERR_CAPACITY);
     CHECK(LAUNCH(bias_fp16, 0, bytes, 8, NULL, &W.device) == SPINFER_ERR_PLAN);
-    CHECK(LAUNCH(bias_fp16, 4, bytes, 8, NULL, &bf16) == SPINFER_ERR_PLAN);
+    CHECK(LAUNCH(bias_fp16, SPINFER_KERNELS, bytes, 8, NULL, &bf16) == SPINFER_ERR_PLAN);
     CHECK(LAUNCH(bias_fp16, 1, bytes, 8, &other, &W.device) == SPINFER_ERR_PLAN); /* 16 tokens are not in the list */
-    CHECK(LAUNCH(bias_fp16, 4, bytes, 8, NULL, NULL) == SPINFER_ERR_NULL);
-    CHECK(spinfer_kernel_plan(NULL, 4, &W.device, 4, device, &other) == SPINFER_ERR_NULL);
-    CHECK(spinfer_kernel_plan(bias_fp16, 4, &bf16, 4, device, &other) == SPINFER_ERR_PLAN);
+    CHECK(LAUNCH(bias_fp16, SPINFER_KERNELS, bytes, 8, NULL, NULL) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_plan(NULL, SPINFER_KERNELS, &W.device, 4, device, &other) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_plan(bias_fp16, SPINFER_KERNELS, &bf16, 4, device, &other) == SPINFER_ERR_PLAN);
     CHECK(spinfer_kernel_workspace_bytes(bias_fp16 + 1, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_PLAN);
     CHECK(spinfer_kernel_workspace_bytes(NULL, 3, &plan, &W.device, 4, &size) == SPINFER_ERR_NULL);
     CHECK(size == 123);

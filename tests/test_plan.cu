@@ -13,10 +13,12 @@
 static const struct {
     const char    *name;
     spinfer_device device;
-} gpus[] = {{"A100", {108, 166912, 80, 1410, 1910}},      {"RTX 3090", {82, 101376, 86, 1695, 880}},
-            {"RTX 4090", {128, 101376, 89, 2520, 940}},   {"L4", {58, 101376, 89, 2040, 280}},
-            {"H200", {132, 232448, 90, 1980, 4640}},      {"B200", {148, 232448, 100, 1965, 7500}},
-            {"RTX 5090", {170, 101376, 120, 2407, 1680}}, {"one SM", {1, 101376, 80, 0, 0}}};
+} gpus[] = {{"A100", {108, 166912, 80, 1410, 1910, 0}},       {"RTX 3090", {82, 101376, 86, 1695, 880, 0}},
+            {"RTX 4090", {128, 101376, 89, 2520, 940, 0}},    {"L4", {58, 101376, 89, 2040, 280, 0}},
+            {"H200", {132, 232448, 90, 1980, 4640, 0}},       {"B200", {148, 232448, 100, 1965, 7500, 0}},
+            {"RTX 5090", {170, 101376, 120, 2407, 1680, 0}},  {"one SM", {1, 101376, 80, 0, 0, 0}},
+            {"H200, wgmma", {132, 232448, 90, 1980, 4640, 1}}};
+enum { H200 = 4, H200_WGMMA = 8 };
 
 static const uint32_t dims[] = {
     1,    7,    8,    31,   32,   33,    63,    64,    65,    127,    129,     512,      1000,
@@ -86,9 +88,9 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     }
     CHECK(memcmp(&p, &again, sizeof p) == 0);
     CHECK(p.tokens == 8 || p.tokens == 16 || p.tokens == 32 || p.tokens == 64);
-    CHECK(p.team == (p.tokens == 64 ? 2 : 1));
+    CHECK(p.team == (p.tokens < 64 ? 1 : 2) || (p.tokens == 64 && p.team == 4 && device->wgmma));
     CHECK(p.strips >= 1 && p.warps_k >= 1);
-    CHECK(p.strips * p.warps_k * p.team <= (device->compute / 10 != 9 || p.tokens >= 32 ? 16 : 28));
+    CHECK(p.strips * p.warps_k * p.team <= (p.team == 4 ? 20 : device->compute / 10 != 9 || p.tokens >= 32 ? 16 : 28));
     CHECK(p.stages >= 2 && p.stages <= 8);
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.dependent == 0 || p.dependent == 1);
@@ -113,8 +115,8 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
 static void test_refusals(void)
 {
     const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
-    const spinfer_device h200 = {132, 232448, 90, 1980, 4640}, turing = {72, 65536, 75, 0, 0};
-    const spinfer_device tiny = {132, 1024, 90, 0, 0};
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 0}, turing = {72, 65536, 75, 0, 0, 0};
+    const spinfer_device tiny = {132, 1024, 90, 0, 0, 0};
     spinfer_matrix       bad;
     spinfer_plan         plan, before;
     size_t               bytes = 123;
@@ -151,7 +153,7 @@ static void test_small_memory(void)
     const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
     int                  bytes, planned = 0, refused = 0;
     for (bytes = 0; bytes <= 65536; bytes += 64) {
-        const spinfer_device device = {132, bytes, 90, 0, 0};
+        const spinfer_device device = {132, bytes, 90, 0, 0, 0};
         spinfer_plan         plan;
         const spinfer_status status = spinfer_spmm_plan(&W, 16, &device, &plan);
         if (status == SPINFER_OK) {
@@ -173,15 +175,19 @@ static void test_own_memory(void)
     const spinfer_matrix  W = matrix(4096, 4096, 2320, SPINFER_FP16);
     size_t                i, gpu;
     int                   planned = 0, refused = 0, others = 0;
-    for (i = 0; i < 4 * COUNT(own); i++)
+    for (i = 0; i < SPINFER_KERNELS * COUNT(own); i++)
         for (gpu = 0; gpu < COUNT(gpus); gpu++) {
             const spinfer_device *device = &gpus[gpu].device;
-            spinfer_kernel        kernel = spinfer_spmm_fp16[i % 4];
+            spinfer_kernel        kernel = spinfer_spmm_fp16[i % SPINFER_KERNELS];
             const size_t          n = (size_t)kernel.tokens;
             spinfer_plan          plan, without;
             spinfer_status        status;
             spinfer_smem          smem;
-            kernel.own_bytes = own[i / 4];
+            kernel.own_bytes = own[i / SPINFER_KERNELS];
+            if (spinfer_uses_wgmma(kernel.team, kernel.tokens) && !device->wgmma) {
+                CHECK(spinfer_kernel_plan(&kernel, 1, &W, n, device, &plan) == SPINFER_ERR_PLAN);
+                continue;
+            }
             status = spinfer_kernel_plan(&kernel, 1, &W, n, device, &plan);
             if (status != SPINFER_OK) {
                 CHECK(status == SPINFER_ERR_SMEM && kernel.own_bytes > 50000);
@@ -192,7 +198,7 @@ static void test_own_memory(void)
             smem = spinfer_smem_layout(&plan, W.max_record, kernel.own_bytes);
             CHECK(smem.total + 64 <= (uint32_t)device->smem_per_block);
             CHECK(smem.rings - smem.own >= kernel.own_bytes);
-            CHECK_SPINFER(spinfer_kernel_plan(&spinfer_spmm_fp16[i % 4], 1, &W, n, device, &without));
+            CHECK_SPINFER(spinfer_kernel_plan(&spinfer_spmm_fp16[i % SPINFER_KERNELS], 1, &W, n, device, &without));
             if (kernel.own_bytes == 0) CHECK(memcmp(&plan, &without, sizeof plan) == 0);
             others += memcmp(&plan, &without, sizeof plan) != 0;
         }
@@ -213,9 +219,28 @@ static void test_fewer_tokens(void)
     for (i = 0; i < COUNT(cases); i++) {
         const spinfer_matrix W = matrix(cases[i].rows, 4096, 2448, SPINFER_FP16);
         spinfer_plan         plan;
-        CHECK_SPINFER(spinfer_spmm_plan(&W, cases[i].n, &gpus[4].device, &plan)); /* H200 */
+        CHECK_SPINFER(spinfer_spmm_plan(&W, cases[i].n, &gpus[H200].device, &plan)); /* H200 */
         CHECK(plan.tokens >= cases[i].least && plan.tokens <= cases[i].most);
     }
+}
+
+/* wgmma is for 64 tokens, where it is there. A plan that uses it is refused elsewhere. */
+static void test_wgmma(void)
+{
+    const spinfer_matrix W = matrix(14336, 4096, 2448, SPINFER_FP16);
+    spinfer_plan         plan;
+    spinfer_estimate     with, without;
+    size_t               n;
+    for (n = 1; n <= 100; n++) {
+        CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[H200].device, &plan));
+        CHECK(plan.team == (n > 32 ? 2 : 1));
+        CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[H200_WGMMA].device, &plan));
+        CHECK(plan.team == (n > 32 ? 4 : 1));
+    }
+    CHECK(spinfer_spmm_estimate(&plan, &W, 64, &gpus[H200].device, &with) == SPINFER_ERR_ARCH);
+    CHECK_SPINFER(spinfer_spmm_estimate(&plan, &W, 64, &gpus[H200_WGMMA].device, &with));
+    CHECK_SPINFER(spinfer_spmm_estimate(NULL, &W, 64, &gpus[H200].device, &without));
+    CHECK(with.spmm_us < without.spmm_us && with.dense_us == without.dense_us);
 }
 
 /* Helpers where SMs would be idle: with 32 and 64 tokens, on a matrix whose rows do not divide by them. */
@@ -226,13 +251,13 @@ static void test_helpers(void)
     spinfer_plan         plan;
     size_t               n;
     for (n = 1; n <= 64; n *= 2) {
-        CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[4].device, &plan)); /* H200 */
+        CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[H200].device, &plan)); /* H200 */
         CHECK((plan.helpers > 0) == (n >= 32));
-        CHECK_SPINFER(spinfer_spmm_plan(&even, n, &gpus[4].device, &plan));
+        CHECK_SPINFER(spinfer_spmm_plan(&even, n, &gpus[H200].device, &plan));
         CHECK(plan.helpers == 0);
     }
     plain.helps = 0; /* a kernel that does not call spinfer_help() */
-    CHECK_SPINFER(spinfer_kernel_plan(&plain, 1, &W, 32, &gpus[4].device, &plan));
+    CHECK_SPINFER(spinfer_kernel_plan(&plain, 1, &W, 32, &gpus[H200].device, &plan));
     CHECK(plan.helpers == 0 && plan.tail == 0);
 }
 
@@ -281,7 +306,14 @@ static void test_limits(void)
     CHECK(STATUS(plan.tokens = 64, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 64, plan.team = 2), &W, 8) == SPINFER_OK);
     CHECK(STATUS((plan.tokens = 64, plan.team = 2, plan.x_cols = 6), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4, plan.x_cols = 8), &W, 8) == SPINFER_OK); /* wgmma */
     CHECK(STATUS((plan.tokens = 64, plan.team = 4), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 8), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4, plan.warps_k = 1, plan.strips = 5), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4, plan.warps_k = 1, plan.strips = 6), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4, plan.warps_k = 1, plan.stages = 4), &W, 8) == SPINFER_OK);
+    CHECK(STATUS((plan.tokens = 64, plan.team = 4, plan.warps_k = 1, plan.stages = 5), &W, 8) == SPINFER_ERR_PLAN);
+    CHECK(STATUS((plan.tokens = 32, plan.team = 4), &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS(plan.strips = 14, &W, 8) == SPINFER_OK);
     CHECK(STATUS(plan.strips = 15, &W, 8) == SPINFER_ERR_PLAN);
     CHECK(STATUS((plan.tokens = 32, plan.strips = 8), &W, 8) == SPINFER_OK);
@@ -357,8 +389,8 @@ static spinfer_estimate estimate(const spinfer_plan *plan, const spinfer_matrix 
     memset(&e, 0x00, sizeof e);
     memset(&again, 0xff, sizeof again);
     CHECK_SPINFER(spinfer_spmm_estimate(plan, W, n, device, &e));
-    CHECK_SPINFER(spinfer_kernel_estimate(W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16, 4, plan, W,
-                                          n, device, &again));
+    CHECK_SPINFER(spinfer_kernel_estimate(W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16,
+                                          SPINFER_KERNELS, plan, W, n, device, &again));
     CHECK(memcmp(&e, &again, sizeof e) == 0);
     CHECK(e.spmm_us > 0 && e.spmm_us < 1e30 && e.dense_us > 0 && e.dense_us < 1e30); /* neither NaN nor infinite */
     return e;
@@ -401,9 +433,9 @@ static void check_estimate(const spinfer_matrix *W, size_t n, const spinfer_devi
 static void test_estimate_refusals(void)
 {
     const spinfer_matrix W = matrix(4096, 4096, 2320, SPINFER_FP16);
-    const spinfer_device h200 = {132, 232448, 90, 1980, 4640}, a100 = {108, 166912, 80, 0, 0};
-    const spinfer_device turing = {72, 65536, 75, 0, 0};
-    const spinfer_device tiny = {132, 1024, 90, 0, 0}, none = {0, 232448, 90, 0, 0};
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 0}, a100 = {108, 166912, 80, 0, 0, 0};
+    const spinfer_device turing = {72, 65536, 75, 0, 0, 0};
+    const spinfer_device tiny = {132, 1024, 90, 0, 0, 0}, none = {0, 232448, 90, 0, 0, 0};
     spinfer_matrix       bad;
     spinfer_plan         plan, changed;
     spinfer_estimate     e, before;
@@ -414,8 +446,8 @@ static void test_estimate_refusals(void)
     CHECK(spinfer_spmm_estimate(&plan, NULL, 16, &h200, &e) == SPINFER_ERR_NULL);
     CHECK(spinfer_spmm_estimate(NULL, &W, 16, NULL, &e) == SPINFER_ERR_NULL);
     CHECK(spinfer_spmm_estimate(NULL, &W, 16, &h200, NULL) == SPINFER_ERR_NULL);
-    CHECK(spinfer_kernel_estimate(NULL, 4, NULL, &W, 16, &h200, &e) == SPINFER_ERR_NULL);
-    CHECK(spinfer_kernel_estimate(spinfer_spmm_bf16, 4, NULL, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
+    CHECK(spinfer_kernel_estimate(NULL, SPINFER_KERNELS, NULL, &W, 16, &h200, &e) == SPINFER_ERR_NULL);
+    CHECK(spinfer_kernel_estimate(spinfer_spmm_bf16, SPINFER_KERNELS, NULL, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
     CHECK(spinfer_kernel_estimate(spinfer_spmm_fp16, 1, &plan, &W, 16, &h200, &e) == SPINFER_ERR_PLAN);
     CHECK(spinfer_spmm_estimate(NULL, &W, 0, &h200, &e) == SPINFER_ERR_SHAPE);
     CHECK(spinfer_spmm_estimate(&plan, &W, 0, &h200, &e) == SPINFER_ERR_SHAPE);
@@ -517,8 +549,8 @@ static void test_measured(const char *root, const char *name, const spinfer_devi
 
 int main(int argc, char **argv)
 {
-    static const spinfer_device h200 = {132, 232448, 90, 1980, 4640}; /* as spinfer.cuh takes an H200 to be */
-    static const spinfer_device h200_as_80 = {132, 232448, 80, 1980, 4640};
+    static const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 1}; /* as spinfer.cuh takes an H200 to be */
+    static const spinfer_device h200_as_80 = {132, 232448, 80, 1980, 4640, 0};
 
     const char    *small = getenv("SPINFER_TEST_SMALL");
     const uint64_t draws = small && strcmp(small, "1") == 0 ? 200 : 100000;
@@ -535,6 +567,7 @@ int main(int argc, char **argv)
     test_small_memory();
     test_own_memory();
     test_fewer_tokens();
+    test_wgmma();
     test_helpers();
     /* what a kernel asks for first lies in one line of the constant cache; the tensor map is aligned */
     CHECK(offsetof(spinfer_spmm_args, layout) + offsetof(spinfer_smem, total) <= 192);

@@ -5,13 +5,13 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-static const int tokens[] = {8, 16, 32, 64};
+static const int tokens[] = {8, 16, 32, 64, 64};
 
 /* Three plans for every variant: no split, a few splits, and as many as there are columns of GroupTiles. */
 enum { WAYS = 3 };
 static spinfer_plan make_plan(const spinfer_matrix *W, size_t variant, int way, const spinfer_device *device)
 {
-    spinfer_plan plan = plan_for_kernel(W, tokens[variant], device);
+    spinfer_plan plan = plan_for_kernel(W, variant, device);
     set_splits(&plan, way == 0 ? 1 : way == 1 ? 3 : many_splits(W));
     return plan;
 }

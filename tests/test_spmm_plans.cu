@@ -5,7 +5,7 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-static const int tokens[] = {8, 16, 32, 64};
+static const int tokens[] = {8, 16, 32, 64, 64};
 static const int splits[] = {1, 2, 3, 4, 5, 8, 13, 26, 33};
 
 static spinfer_device device;
@@ -69,9 +69,11 @@ static int longest_range(const spinfer_plan *p, int groups)
 /* What spinfer.cuh says about the numbers of a plan, in small numbers that overflow nothing. */
 static int legal(const job *j, const spinfer_plan *p)
 {
-    const int max_warps = device.compute / 10 != 9 || p->tokens >= 32 ? 16 : 28;
+    const int wgmma = p->tokens == 64 && p->team == 4 && device.wgmma;
+    const int max_warps = wgmma ? 20 : device.compute / 10 != 9 || p->tokens >= 32 ? 16 : 28;
     const int groups = (int)spinfer_col_groups((uint32_t)j->W->K);
-    if (p->team != (p->tokens == 64 ? 2 : 1) || p->strips * p->warps_k * p->team > max_warps) return 0;
+    if (p->team != (wgmma ? 4 : p->tokens == 64 ? 2 : 1) || p->strips * p->warps_k * p->team > max_warps) return 0;
+    if (p->stages * p->team > 16) return 0;
     if (p->splits < 1 || p->splits > groups || p->x_cols > 64 || p->x_cols % (p->warps_k * p->team)) return 0;
     if (!p->helpers != !p->tail || (p->helpers && p->tokens < 32)) return 0;
     if (p->tail % p->team || p->tail > p->x_cols * p->x_pieces || p->tail + p->splits > groups) return 0;
@@ -117,7 +119,7 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
     for (t = 0; t < COUNT(tokens); t++)
         for (aligned = 0; aligned < 2; aligned++) {
             job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
-            spinfer_plan plan = plan_for_kernel(&W.device, tokens[t], &device);
+            spinfer_plan plan = plan_for_kernel(&W.device, t, &device);
             j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
             j.beta = 1.0f;
             job_create(&j, t);
@@ -137,13 +139,13 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
 /* One plan in eight has a number that may be illegal. */
 static spinfer_plan random_plan(const weights *W, uint64_t seed)
 {
-    static const int strips[] = {1, 1, 2, 3, 4, 7}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
+    static const int strips[] = {1, 1, 2, 3, 4, 5, 7}, warps_k[] = {1, 2, 3, 4, 5, 8}, stages[] = {2, 2, 3, 4, 5, 8};
     static const int x_steps[] = {1, 1, 2, 3, 8, 32}, helpers[] = {1, 2, 3, 5, 9};
     const int        groups = (int)spinfer_col_groups((uint32_t)W->K);
     int              range, step;
     spinfer_plan     p;
     p.tokens = PICK(tokens, seed, 0);
-    p.team = p.tokens == 64 ? 2 : 1;
+    p.team = p.tokens < 64 ? 1 : device.wgmma && random_bits(seed, 14) & 1 ? 4 : 2;
     p.strips = PICK(strips, seed, 1);
     p.warps_k = PICK(warps_k, seed, 2);
     p.stages = PICK(stages, seed, 3);
@@ -159,6 +161,7 @@ static spinfer_plan random_plan(const weights *W, uint64_t seed)
     switch (random_bits(seed, 10) % 32) {
     case 0: p.team = 1; break;
     case 1: p.team = 2; break;
+    case 6: p.team = 3; break;
     case 2: p.x_cols += 1; break;
     case 3: p.x_cols += step; break;
     case 4: p.helpers += 1; break;
@@ -262,7 +265,7 @@ int main(void)
         for (i = 0; i < COUNT(tokens); i++) CHECK(s.tokens[tokens[i]] > 10);
         for (i = 0; i < COUNT(splits); i++) CHECK(s.splits[splits[i]] > 10);
         for (i = 1; i <= 16; i++) CHECK(s.x_pieces[i] > 10);
-        CHECK(s.team[1] > 10 && s.team[2] > 10);
+        CHECK(s.team[1] > 10 && s.team[2] > 10 && (s.team[4] > 10 || !device.wgmma));
         CHECK(s.dependent[0] > 10 && (s.dependent[1] > 10 || device.compute < 90));
         CHECK(s.stages[2] && s.stages[3] && s.stages[4] && s.stages[8]);
         CHECK(s.strips[1] && s.strips[2] && s.strips[7] && s.warps_k[1] && s.warps_k[2] && s.warps_k[8]);

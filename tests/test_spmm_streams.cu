@@ -3,14 +3,13 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-enum { VARIANTS = 4, WAYS = 3, PLANS = VARIANTS * WAYS + 1 };
+enum { VARIANTS = SPINFER_KERNELS, WAYS = 3, PLANS = VARIANTS * WAYS + 1 };
 
 /* Plan 0 is the library's. The others: every variant unsplit, split a few times, split many times. */
 static void make_plan(const spinfer_matrix *W, size_t n, int number, const spinfer_device *device, spinfer_plan *plan)
 {
-    static const int tokens[VARIANTS] = {8, 16, 32, 64};
-    const int        variant = (number - 1) / WAYS, way = (number - 1) % WAYS;
-    *plan = number == 0 ? plan_for(W, n, device) : plan_for_kernel(W, tokens[variant], device);
+    const int variant = (number - 1) / WAYS, way = (number - 1) % WAYS;
+    *plan = number == 0 ? plan_for(W, n, device) : plan_for_kernel(W, (size_t)variant, device);
     if (number > 0) set_splits(plan, way == 0 ? 1 : way == 1 ? 2 + variant : many_splits(W));
 }
 
