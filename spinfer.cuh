@@ -1924,6 +1924,29 @@ SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l,
     for (int i = 0; i < 8; i++) a[i / 4].r[i % 4] = spinfer_pack(first[i], second[i]);
 }
 
+/* Both TCTiles of record number r of a stage. */
+SPINFER_DEVICE void spinfer_locate_record(uint32_t r, const spinfer_lane *l, spinfer_pairs *next)
+{
+    const uint32_t entry = l->read + r * spinfer_table_place(2);
+    spinfer_locate_pairs(entry, l, &next[0]);
+    spinfer_locate_pairs(entry + spinfer_table_place(1), l, &next[1]);
+}
+
+/* spinfer_wgmma_record() : sums += record number r of a stage, 32 columns, times 64 tokens, both of whose TCTiles are
+ * located. Starts a group of wgmma. `more`: locates those of the next record meanwhile. */
+SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag_c *sums, spinfer_frag_a *a,
+                                         const spinfer_lane *l, spinfer_pairs *next, uint32_t r, const int more,
+                                         uint32_t x)
+{
+    const uint32_t columns = spinfer_wgmma_x(x + r / 2 * (64 * 2 * SPINFER_X_BOX) + r % 2 * 64);
+    spinfer_load_pairs(next, l, a);
+    if (more) spinfer_locate_record(r + 1, l, next);
+    spinfer_wgmma_fence();
+    spinfer_wgmma_m64n64k16(dtype, sums, &a[0], columns);
+    spinfer_wgmma_m64n64k16(dtype, sums, &a[1], columns + 32 / 16);
+    spinfer_wgmma_commit();
+}
+
 /* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. `x`: shared address of the box
  * of X of the stage's first record. On return one group of wgmma may be under way: before the sums or X are touched,
  * spinfer_wgmma_wait(0). Scope: team. */
@@ -1933,28 +1956,23 @@ SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int 
     spinfer_frag_a a[4];
     spinfer_pairs  next[2];
     spinfer_scan   scan;
-    spinfer_locate_pairs(l->read, l, &next[0]);
-    spinfer_locate_pairs(l->read + spinfer_table_place(1), l, &next[1]);
-    SPINFER_UNROLL
-    for (int r = 0; r < 4; r++) { /* records, 32 columns each */
-        const uint32_t box = spinfer_wgmma_x(x + (uint32_t)(r / 2 * 8 * 1024 + r % 2 * 64));
-        if (r > 0 && (uint32_t)r >= count) { /* the last stage, and it is short */
+    if (count < 4) { /* the last stage, and it is short */
+        SPINFER_NO_UNROLL
+        for (uint32_t r = 0; r < count; r++) {
+            spinfer_locate_record(r, l, next);
+            spinfer_wgmma_record(dtype, sums, a, l, next, r, 0, x);
             spinfer_wgmma_wait(0);
-            return;
         }
+        return;
+    }
+    spinfer_locate_record(0, l, next);
+    SPINFER_UNROLL
+    for (int r = 0; r < 4; r++) {
         if (r == 3) {
             scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
             spinfer_scan_load(team, &scan, l);
         }
-        spinfer_load_pairs(next, l, &a[r % 2 * 2]);
-        if (r < 3) {
-            spinfer_locate_pairs(l->read + spinfer_table_place(2 * r + 2), l, &next[0]);
-            spinfer_locate_pairs(l->read + spinfer_table_place(2 * r + 3), l, &next[1]);
-        }
-        spinfer_wgmma_fence();
-        spinfer_wgmma_m64n64k16(dtype, sums, &a[r % 2 * 2], box);
-        spinfer_wgmma_m64n64k16(dtype, sums, &a[r % 2 * 2 + 1], box + 2);
-        spinfer_wgmma_commit();
+        spinfer_wgmma_record(dtype, sums, &a[r % 2 * 2], l, next, (uint32_t)r, r < 3, x);
         spinfer_wgmma_wait(1); /* the other two fragments are free */
     }
     spinfer_count_before(1, scan.word, l, scan.before);
