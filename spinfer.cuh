@@ -3491,7 +3491,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers. Its choice was 0.1 to 1.2 % slower on average than the best of
+ * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma. Its choice was 0.1 to 1.2 % slower on average than the best of
  * a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
@@ -3531,8 +3531,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
         {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0, 0, 0},
         {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0},
         /* 64 with wgmma */
-        {4.01, 2.000, 0.027, 0.1000, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000, 0.152, 0.312, 11, 0.588, 0.02, 1.155,
-         0.6, 0.607}};
+        {4.57, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
+         0.094, 0.155}};
     const int                   row = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
     const spinfer_detail_model *m = &models[spinfer_uses_wgmma(plan->team, plan->tokens) ? 6
                                             : device->compute < 90 && row > 1            ? row + 2

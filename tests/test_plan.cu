@@ -237,6 +237,7 @@ static void test_wgmma(void)
         CHECK_SPINFER(spinfer_spmm_plan(&W, n, &gpus[H200_WGMMA].device, &plan));
         CHECK(plan.team == (n > 32 ? 4 : 1));
     }
+    CHECK_SPINFER(spinfer_spmm_plan(&W, 64, &gpus[H200_WGMMA].device, &plan));
     CHECK(spinfer_spmm_estimate(&plan, &W, 64, &gpus[H200].device, &with) == SPINFER_ERR_ARCH);
     CHECK_SPINFER(spinfer_spmm_estimate(&plan, &W, 64, &gpus[H200_WGMMA].device, &with));
     CHECK_SPINFER(spinfer_spmm_estimate(NULL, &W, 64, &gpus[H200].device, &without));
