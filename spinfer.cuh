@@ -2357,16 +2357,19 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
 }
 
 /* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order. Asks for all of them until all
- * are there: who waits for them one by one finds each of them a round trip to the L2 too late. */
+ * are there: who waits for them one by one finds each of them a round trip to the L2 too late, and to ask for the missing
+ * ones only takes longer, but the code for sm_80 would spill. */
 SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char *from, uint32_t stride,
                                            spinfer_sums *sum)
 {
-    spinfer_sums v[3];
+    spinfer_sums v[3] = {};
     int          missing;
     SPINFER_NO_UNROLL
     do {
         SPINFER_UNROLL
-        for (int i = 0; i < width; i++) v[i] = spinfer_global_peek_sums(from + (uint32_t)i * stride);
+        for (int i = 0; i < width; i++)
+            if (SPINFER_HAS_BULK_COPY || !spinfer_sums_arrived(v[i]))
+                v[i] = spinfer_global_peek_sums(from + (uint32_t)i * stride);
         missing = 0;
         SPINFER_UNROLL
         for (int i = 0; i < width; i++) missing |= !spinfer_sums_arrived(v[i]);
