@@ -213,12 +213,46 @@ static void test_two_steps(const group *g, const fence *f, int side)
         }
 }
 
+/* The same for wgmma: pairs, in the order of the instruction, in which check_frag() does not look. */
+static void test_pairs(const group *g, const fence *f, int side)
+{
+    const unsigned char *record = (const unsigned char *)fence_copy(f, side, g->record, g->record_bytes);
+    int                  t, lane, reg;
+    for (t = 0; t < 8; t++)
+        for (lane = 0; lane < 32; lane++) {
+            const spinfer_pair_lane p = spinfer_pair_lane_init(lane);
+            for (reg = 0; reg < 4; reg++) {
+                const int      row = spinfer_tc_tile_row(t) + spinfer_pair_row(lane, reg);
+                const int      col = spinfer_tc_tile_col(t) + spinfer_pair_col(lane, reg);
+                const int      tile = 4 * t + 2 * (reg % 2) + reg / 2, half = spinfer_lane_half(lane);
+                const uint64_t bitmap = g->bitmaps[tile];
+                const int      before = values_before(g, tile) + (half ? spinfer_popcount((uint32_t)bitmap) : 0);
+                const uint32_t word = (uint32_t)(bitmap >> (32 * half));
+                spinfer_shared place = spinfer_pair_locate(word, record + SPINFER_RECORD_VALUES + 2 * before, p);
+                CHECK(spinfer_pair_load_first(word, &place, p) == g->dense[row][col]);
+                CHECK(spinfer_pair_load_second(word, place, p) == g->dense[row][col + 1]);
+            }
+        }
+}
+
+/* All of a TCTile has an owner, once. */
+static void test_pair_owners(void)
+{
+    int owned[16][16] = {{0}};
+    int lane, reg, i;
+    for (lane = 0; lane < 32; lane++)
+        for (reg = 0; reg < 4; reg++)
+            for (i = 0; i < 2; i++) owned[spinfer_pair_row(lane, reg)][spinfer_pair_col(lane, reg) + i]++;
+    for (i = 0; i < 256; i++) CHECK(owned[i / 16][i % 16] == 1);
+}
+
 int main(void)
 {
     static const uint16_t special[] = {0x0001, 0x8001, 0x03ff, 0x7c00, 0xfc00, 0x7c01,
                                        0xffff, 0x7f80, 0xff81, 0x8000, 0};
     const fence           a = fence_create(), b = fence_create();
     int                   groups = 0, percent, round, side, i;
+    test_pair_owners();
     for (percent = 0; percent <= 100; percent += percent == 0 ? 1 : percent == 1 ? 9 : 10)
         for (round = 0; round < 5; round++) {
             uint16_t dense[64 * 32];
@@ -234,12 +268,13 @@ int main(void)
                 test_tc_tiles(&g, &a, &b, side);
                 test_group(&g, &a, side);
                 test_two_steps(&g, &a, side);
+                test_pairs(&g, &a, side);
             }
             groups++;
         }
     printf(
-        "decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, TCTiles, records and in two steps, all bits as "
-        "by spinfer_decode(), no byte read outside: OK\n",
+        "decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, pairs, TCTiles, records and in two steps, all bits "
+        "as by spinfer_decode(), no byte read outside: OK\n",
         groups);
     return 0;
 }

@@ -306,16 +306,18 @@ SPINFER_DEVICE void own_memory_block(const int team, const int n_frags, spinfer_
 }
 
 #define DEFINE_OWN_MEMORY_KERNEL(name, TEAM, N_FRAGS)                                                                  \
-    static __global__ void __launch_bounds__(32 * 16, 1) name(const __grid_constant__ spinfer_spmm_args args)          \
+    static __global__ void __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, 16), 1)                              \
+        name(const __grid_constant__ spinfer_spmm_args args)                                                           \
     {                                                                                                                  \
         spinfer_frag_c sums[4 / (TEAM) * (N_FRAGS)];                                                                   \
         spinfer_frag_b x_frags[N_FRAGS];                                                                               \
-        own_memory_block(TEAM, N_FRAGS, sums, x_frags, &args);                                                         \
+        if (SPINFER_HAS_CODE(TEAM, N_FRAGS)) own_memory_block(TEAM, N_FRAGS, sums, x_frags, &args);                    \
     }                                                                                                                  \
     static const spinfer_kernel name##_info = {(const void *)name,         SPINFER_FP16,  8 * (N_FRAGS), TEAM, 16,     \
                                                OWN_FLOATS * sizeof(float), (N_FRAGS) >= 4}
 DEFINE_OWN_MEMORY_KERNEL(own_memory_n8, 1, 1);
 DEFINE_OWN_MEMORY_KERNEL(own_memory_n32, 2, 4);
+DEFINE_OWN_MEMORY_KERNEL(own_memory_n64, 4, 8); /* wgmma */
 
 /* ---- Kernels of one's own shape -------------------------------------------------------------- */
 
@@ -326,9 +328,10 @@ SPINFER_DEFINE_SPMM_KERNEL(shape_2_1, SPINFER_FP16, 2, 1, 30, spinfer_epilogue_s
 SPINFER_DEFINE_SPMM_KERNEL(shape_2_5, SPINFER_BF16, 2, 5, 16, spinfer_epilogue_scale);
 SPINFER_DEFINE_SPMM_KERNEL(shape_4_2, SPINFER_BF16, 4, 2, 28, spinfer_epilogue_scale);
 SPINFER_DEFINE_SPMM_KERNEL(shape_4_7, SPINFER_FP16, 4, 7, 28, spinfer_epilogue_scale);
+SPINFER_DEFINE_SPMM_KERNEL(shape_4_8, SPINFER_BF16, 4, 8, 12, spinfer_epilogue_scale); /* wgmma */
 
 static const spinfer_kernel shapes[] = {shape_1_3_info, shape_1_4_info, shape_1_7_info, shape_2_1_info,
-                                        shape_2_5_info, shape_4_2_info, shape_4_7_info};
+                                        shape_2_5_info, shape_4_2_info, shape_4_7_info, shape_4_8_info};
 
 /* Every shape with one and more splits, without and with helpers, exact. */
 static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *device, size_t M, size_t K, size_t n)
@@ -336,6 +339,12 @@ static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *devi
     weights W = weights_random(M, K, 0.5, (spinfer_dtype)kernel->dtype, n);
     job     j = job_default(&W, n);
     int     way;
+    if (spinfer_uses_wgmma(kernel->team, kernel->tokens) && !device->wgmma) {
+        spinfer_plan plan;
+        CHECK(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan) == SPINFER_ERR_PLAN);
+        weights_free(&W);
+        return;
+    }
     j.beta = 2.0f;
     job_create(&j, 9);
     for (way = 0; way < 4; way++) {
@@ -406,13 +415,15 @@ int main(void)
     size_t               i;
     test_errors(&device);
     test_shapes(&device, count);
-    test_own_epilogue(own_fp16, 4, 130, 333, 5, 0, 0);
-    test_own_epilogue(own_fp16, 4, 131, 333, 17, 4, 0);
-    test_own_epilogue(own_fp16, 4, 64, 64, 70, 2, 0);
-    test_own_epilogue(own_fp16, 4, 300, 500, 40, 2, 3);
+    test_own_epilogue(own_fp16, SPINFER_KERNELS, 130, 333, 5, 0, 0);
+    test_own_epilogue(own_fp16, SPINFER_KERNELS, 131, 333, 17, 4, 0);
+    test_own_epilogue(own_fp16, SPINFER_KERNELS, 64, 64, 70, 2, 0);
+    test_own_epilogue(own_fp16, SPINFER_KERNELS, 300, 500, 40, 2, 3);
     for (i = 0; i < 4; i++) { /* n8: several blocks along the tokens; both: one split, and several; n32: helpers */
         test_own_epilogue(&own_memory_n8_info, 1, 331, 1030, 20, 3 * (int)(i % 2), 0);
         test_own_epilogue(&own_memory_n32_info, 1, 331, 1030, 9 + 23 * (i / 2), 3 * (int)(i % 2), 2 * (int)(i / 2));
+        if (device.wgmma)
+            test_own_epilogue(&own_memory_n64_info, 1, 331, 1030, 9 + 70 * (i / 2), 3 * (int)(i % 2), 2 * (int)(i / 2));
     }
     for (i = 0; i < COUNT(shapes); i++) {
         test_kernel(&shapes[i], &device, 190, 260, 5);

@@ -96,6 +96,10 @@ static void test_arguments(const job *j, const spinfer_device *device)
     REFUSED((a.plan = &plan, plan.dependent = -1), SPINFER_ERR_PLAN);
     REFUSED((a.plan = &plan, plan.splits = (int)spinfer_col_groups(W.cols) + 1), SPINFER_ERR_PLAN);
     if (device->compute < 90) REFUSED((a.plan = &plan, plan.dependent = 1), SPINFER_ERR_ARCH);
+    if (!device->wgmma) /* a plan for a kernel that has no code */
+        REFUSED((set_splits(&plan, 1), a.plan = &plan, plan.tokens = 64, plan.team = 4, plan.strips = 1,
+                 plan.warps_k = 1, plan.x_cols = 8, plan.x_pieces = 2),
+                SPINFER_ERR_ARCH);
 }
 
 /* A plan that splits K through the workspace. */
