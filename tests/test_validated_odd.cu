@@ -9,13 +9,12 @@ static spinfer_device device;
 /* Every variant, split and not, with tokens that fill no block. */
 static void check(const weights *W)
 {
-    static const int    tokens[] = {8, 16, 32, 64, 64};
-    static const size_t counts[] = {1, 11, 30, 65};
+    static const size_t counts[SPINFER_KERNELS] = {1, 11, 30, 65, 50};
     const int           most = (int)spinfer_col_groups((uint32_t)W->K);
     size_t              i;
     int                 splits;
     CHECK_SPINFER(spinfer_validate(&W->host, UINT64_MAX / 8, W->host.data_bytes));
-    for (i = 0; i < COUNT(tokens); i++) {
+    for (i = 0; i < SPINFER_KERNELS; i++) {
         spinfer_plan plan = plan_for_kernel(&W->device, i, &device);
         job          j = job_default(W, counts[i]);
         j.beta = -1.0f;

@@ -8,7 +8,7 @@ extern unit         unit_a, unit_b, unit_private;
 
 int main(void)
 {
-    const spinfer_device h200 = {132, 232448, 90, 1980, 4640};
+    const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 1};
     unit *const          units[3] = {unit_a, unit_b, unit_private};
     const void          *kernels[3];
     uint16_t             dense[256 * 512];

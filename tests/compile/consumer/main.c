@@ -25,7 +25,7 @@ int main(void)
         if (y[i] != TWO) return 1;
 #ifdef WITH_KERNELS
     {
-        const spinfer_device h200 = {132, 232448, 90, 1980, 4640};
+        const spinfer_device h200 = {132, 232448, 90, 1980, 4640, 1};
         spinfer_plan         plan;
         if (spinfer_spmm_plan(&W, 1, &h200, &plan)) return 1;
     }
