@@ -206,9 +206,10 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 98 % of 1120 rows, 94 % at 32 tokens
- * (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90 also by what the code for
- * sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from some hundred tokens on.
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 89 % at 64 tokens,
+ * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
+ * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
+ * some hundred tokens on.
  *
  *   Errors    as spinfer_spmm_plan(), and PLAN; ARCH also for a dependent launch before sm_90. Nothing was written. */
 SPINFER_API spinfer_status spinfer_spmm_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
@@ -428,9 +429,9 @@ SPINFER_HD int spinfer_frag_b_token(int lane) { return lane / 4; }
 SPINFER_HD int spinfer_frag_c_row(int lane, int reg) { return lane / 4 + 8 * (reg / 2); }
 SPINFER_HD int spinfer_frag_c_token(int lane, int reg) { return 2 * (lane % 4) + reg % 2; }
 
-/* spinfer_pair_row(), spinfer_pair_col() : the order of the instruction itself, for register 0..3 of a lane. wgmma takes
- * X from shared memory as it lies there, so here no other order will do: a lane needs four ranks for eight weights. In
- * return a load of all lanes stays inside one BitmapTile, which has all its values in different banks. */
+/* spinfer_pair_row(), spinfer_pair_col() : the order of the instruction itself, for register 0..3 of a lane. wgmma
+ * takes X from shared memory as it lies there, so here no other order will do: a lane needs four ranks for eight
+ * weights. In return a load of all lanes stays inside one BitmapTile, whose values lie in different banks. */
 SPINFER_HD int spinfer_pair_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
 SPINFER_HD int spinfer_pair_col(int lane, int reg) { return 2 * (lane % 4) + 8 * (reg / 2); }
 
@@ -441,7 +442,7 @@ SPINFER_HD int spinfer_lane_tile(int lane) { return lane / 2 % 2; }
 SPINFER_HD int spinfer_lane_half(int lane) { return lane / 16; }
 SPINFER_HD int spinfer_lane_shift(int lane) { return 8 * (lane / 4 % 4) + 4 * (lane % 2); }
 
-/* spinfer_pair_shift() : the same in the order of the instruction: 0, 2, .. 30, in the same half of all four bitmaps. */
+/* spinfer_pair_shift() : the same in the order of the instruction: 0, 2, .. 30, in the same half of all four. */
 SPINFER_HD int spinfer_pair_shift(int lane) { return 8 * (lane / 4 % 4) + 2 * (lane % 4); }
 
 /* ---- 5. Decode -------------------------------------------------------------------------------
@@ -661,8 +662,8 @@ SPINFER_HD spinfer_pair_lane spinfer_pair_lane_init(int lane)
 }
 
 /* spinfer_pair_locate() : from a word and the place of its first value to the place of the lane's first value.
- * spinfer_pair_load_first(), .._second() : the two conditional loads; the first one moves `place` on. Zero where the bit
- * is clear. */
+ * spinfer_pair_load_first(), spinfer_pair_load_second() : the two conditional loads; the first one moves `place` on.
+ * Zero where the bit is clear. */
 SPINFER_HD spinfer_shared spinfer_pair_locate(uint32_t word, spinfer_shared base, spinfer_pair_lane p)
 {
     return base + 2 * spinfer_popcount(word & p.below);
@@ -931,8 +932,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
     spinfer_mma_m16n8k16(dtype, &c[1], a, &b[1]);
 }
 
-/* spinfer_wgmma_m64n64k16() : c += a b for 64 rows and 64 tokens by four warps, each of which brings the TCTile of its 16
- * rows in registers, in the order of the instruction (spinfer_pair_row()). sm_90a.
+/* spinfer_wgmma_m64n64k16() : c += a b for 64 rows and 64 tokens by four warps, each of which brings the TCTile of its
+ * 16 rows in registers, in the order of the instruction (spinfer_pair_row()). sm_90a.
  *
  *   c         [8], rows of the calling warp; token 8 f + 2 * (lane % 4) + r % 2 in register r of c[f]
  *   x         spinfer_wgmma_x() of 16 columns of X
@@ -953,8 +954,8 @@ SPINFER_DEVICE void spinfer_mma_m16n16k16(const spinfer_dtype dtype, spinfer_fra
 /* Upper half of the description of X: 1024 bytes from eight tokens to the next eight, swizzle of 128 bytes (FIG 7). */
 #define SPINFER_WGMMA_X_LAYOUT (1024 / 16 | 1 << 30)
 
-/* spinfer_wgmma_x() : lower half of it, for 16 columns of 64 tokens at a shared address: that of a box of X (FIG 7) plus
- * 32 bytes for each 16 columns. */
+/* spinfer_wgmma_x() : lower half of it, for 16 columns of 64 tokens at a shared address: that of a box of X (FIG 7)
+ * plus 32 bytes for each 16 columns. */
 SPINFER_DEVICE uint32_t spinfer_wgmma_x(uint32_t address) { return address / 16 | 1 << 16; }
 
 SPINFER_DEVICE void spinfer_wgmma_m64n64k16(const spinfer_dtype dtype, spinfer_frag_c *c, const spinfer_frag_a *a,
@@ -1003,13 +1004,15 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------
  *
- * FIG 5, the teams of a block with strips = 2 and warps_k = 3, and the records that they take
+ * FIG 5, the teams of a block with strips = 2 and warps_k = 3 (1 for a team of 4), and the records that they take
  *
  *                 K -->  k    k+1  k+2  k+3  k+4  k+5  k+6  k+7  ..
  *     team = 1  strip 0  t0   t1   t2   t0   t1   t2   t0   t1       a stage is one record, a team one warp
  *               strip 1  t3   t4   t5   t3   t4   t5   t3   t4
  *     team = 2  strip 0  t0   t0   t1   t1   t2   t2   t0   t0       a stage is two records, and each of two warps
  *               strip 1  t3   t3   t4   t4   t5   t5   t3   t3       decodes half of their rows
+ *     team = 4  strip 0  t0   t0   t0   t0   t0   t0   t0   t0       a stage is four records, and each of four warps
+ *               strip 1  t1   t1   t1   t1   t1   t1   t1   t1       decodes a quarter of their rows
  *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
  *
  * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No
@@ -1079,7 +1082,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *     }
  *     spinfer_sums_store(TEAM, N_FRAGS, sums, to, member, lane);  __syncthreads();        // publishes the sums
  *
- *   TEAM, N_FRAGS    compile-time constants as in SPINFER_DEFINE_SPMM_KERNEL(), and arrays whose sizes are literals:
+ *   TEAM, N_FRAGS    compile-time constants as in SPINFER_DEFINE_SPMM_KERNEL(), but nothing that uses wgmma: that is
+ *                    for stages of a block only. Arrays have sizes that are literals:
  *                    spinfer_frag_c sums[4 / TEAM * N_FRAGS], spinfer_frag_b x_frags[N_FRAGS]
  *   a team           TEAM neighbouring warps, `member` 0 .. TEAM - 1. All lanes take part in every call. The member
  *                    that fetches waits until the others have left a stage, the others wait for nobody.
@@ -1096,9 +1100,9 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
 /* Bytes from token to token in the sums of a team: 64 rows and 8 floats, so that a fragment's sums hit 32 banks. */
 #define SPINFER_SUMS_STRIDE 288
 
-/* spinfer_uses_wgmma() : by teams of four, for 64 tokens: their four warps bring the 64 rows of a strip. The tensor cores
- * then read X from shared memory once for all of them, and a warp has half as many sums as one of a team of two: 28672 x
- * 8192 takes 104 instead of 114 us (H200). With 32 tokens or less nothing is won. */
+/* spinfer_uses_wgmma() : by teams of four, for 64 tokens: their four warps bring the 64 rows of a strip. The tensor
+ * cores then read X from shared memory once for all of them, and a warp has half as many sums as one of a team of two:
+ * 28672 x 8192 takes 102 instead of 113 us (H200). With 32 tokens nothing would be won, by the wavefronts. */
 SPINFER_HD int spinfer_uses_wgmma(int team, int tokens) { return team == 4 && tokens == 64; }
 
 /* spinfer_sums_stride() : the same for any team. wgmma has another order of tokens, which needs 4 floats. */
@@ -1126,8 +1130,8 @@ SPINFER_HD uint32_t spinfer_table_read(int lane)
     return (uint32_t)(32 * spinfer_lane_tile(lane) + 16 * spinfer_lane_half(lane));
 }
 
-/* spinfer_table_read_pairs() : where it reads the left words in the order of the instruction; 32 bytes further the right
- * ones. */
+/* spinfer_table_read_pairs() : where it reads the left words in the order of the instruction; 32 bytes further the
+ * right ones. Entries of rows instead of words take half the wavefronts, but more instructions: 5 to 8 % slower. */
 SPINFER_HD uint32_t spinfer_table_read_pairs(int lane) { return (uint32_t)(16 * spinfer_lane_half(lane)); }
 
 /* Columns of a box of X (FIG 7). */
@@ -1909,8 +1913,8 @@ SPINFER_DEVICE void spinfer_locate_pairs(uint32_t entry, const spinfer_lane *l, 
     }
 }
 
-/* spinfer_load_pairs() : the two TCTiles of a record that a warp of a team of four has, into registers: all first values,
- * then all second ones. Two TCTiles at once take 4 % less time than one after the other (H200). */
+/* spinfer_load_pairs() : the two TCTiles of a record that a warp of a team of four has, into registers: all first
+ * values, then all second ones. Two TCTiles at once take 4 % less time than one after the other (H200). */
 SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l, spinfer_frag_a *a)
 {
     uint32_t first[8], second[8];
@@ -1947,9 +1951,9 @@ SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag
     spinfer_wgmma_commit();
 }
 
-/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. `x`: shared address of the box
- * of X of the stage's first record. On return one group of wgmma may be under way: before the sums or X are touched,
- * spinfer_wgmma_wait(0). Scope: team. */
+/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. `x`: shared address of the
+ * box of X of the stage's first record. On return one group of wgmma may be under way: before the sums or X are
+ * touched, spinfer_wgmma_wait(0). Scope: team. */
 SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, spinfer_frag_c *sums,
                                            const spinfer_lane *l, uint32_t count, uint32_t x, spinfer_ring *ring)
 {
@@ -2357,8 +2361,8 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
 }
 
 /* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order. Asks for all of them until all
- * are there: who waits for them one by one finds each of them a round trip to the L2 too late, and to ask for the missing
- * ones only takes longer, but the code for sm_80 would spill. */
+ * are there: who waits for them one by one finds each of them a round trip to the L2 too late. To ask for the missing
+ * ones only takes 0.1 us longer, but without it the code for sm_80 would spill. */
 SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char *from, uint32_t stride,
                                            spinfer_sums *sum)
 {
@@ -2800,8 +2804,8 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
     SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)
 
 /* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64 and name_n64_wgmma, and on the host
- * `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their threads have 72, 72,
- * 128, 128 and 96 registers. */
+ * `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their threads have 72,
+ * 72, 128, 128 and 96 registers. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
@@ -3377,7 +3381,7 @@ SPINFER_DEFINE_SPMM_KERNELS(spinfer_spmm_bf16, SPINFER_BF16, spinfer_epilogue_sc
 
 #include <cudaTypedefs.h> /* CUtensorMap */
 
-/* The library's own kernels for a dtype, four of them. */
+/* The library's own kernels for a dtype, SPINFER_KERNELS of them. */
 static inline const spinfer_kernel *spinfer_detail_kernels(uint32_t dtype)
 {
     return dtype == (uint32_t)SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
@@ -3394,8 +3398,8 @@ static inline const spinfer_kernel *spinfer_detail_find(const spinfer_kernel *ke
     return NULL;
 }
 
-/* The tokens to plan for: of the first kernel that takes all n at once, or else of the last; 0 if none has the dtype, or
- * all of them use wgmma and the device does not. */
+/* The tokens to plan for: of the first kernel that takes all n at once, or else of the last; 0 if none has the dtype,
+ * or all of them use wgmma and the device does not. */
 static inline int spinfer_detail_tokens(const spinfer_kernel *kernels, size_t count, uint32_t dtype, size_t n,
                                         const spinfer_device *device)
 {
@@ -3493,8 +3497,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma. Its choice was 0.1 to 1.2 % slower on average than the best of
- * a layer's timed plans. Microseconds. */
+ * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma. Its choice was 0.1 to 1.2 % slower on average
+ * than the best of a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */
