@@ -1004,15 +1004,15 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
 
 /* ---- 8. The SpMM block -----------------------------------------------------------------------
  *
- * FIG 5, the teams of a block with strips = 2 and warps_k = 3 (1 for a team of 4), and the records that they take
+ * FIG 5, the teams of a block with strips = 2 and warps_k = 3, and the records that they take
  *
  *                 K -->  k    k+1  k+2  k+3  k+4  k+5  k+6  k+7  ..
  *     team = 1  strip 0  t0   t1   t2   t0   t1   t2   t0   t1       a stage is one record, a team one warp
  *               strip 1  t3   t4   t5   t3   t4   t5   t3   t4
  *     team = 2  strip 0  t0   t0   t1   t1   t2   t2   t0   t0       a stage is two records, and each of two warps
  *               strip 1  t3   t3   t4   t4   t5   t5   t3   t3       decodes half of their rows
- *     team = 4  strip 0  t0   t0   t0   t0   t0   t0   t0   t0       a stage is four records, and each of four warps
- *               strip 1  t1   t1   t1   t1   t1   t1   t1   t1       decodes a quarter of their rows
+ *     team = 4  strip 0  t0   t0   t0   t0   t1   t1   t1   t1       a stage is four records, and each of four warps
+ *               strip 1  t3   t3   t3   t3   t4   t4   t4   t4       decodes a quarter of their rows
  *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
  *
  * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No

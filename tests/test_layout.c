@@ -140,10 +140,10 @@ static void test_shared_memory(void)
         const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1, own_bytes = own[i % 7];
         spinfer_plan   p;
         spinfer_smem   s;
-        uint32_t       tokens, stages, pieces, sums_end;
+        uint32_t       tokens, stages, pieces, sums_end, stride;
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
-        p.team = p.tokens <= 16 ? 1 : 2;
+        p.team = p.tokens <= 16 ? 1 : p.tokens == 64 && i % 3 == 0 ? 4 : 2;
         p.strips = teams % 2 ? 1 : 2;
         p.warps_k = (int)teams / p.strips;
         p.stages = (int)(i / (4 * 28) % 7) + 2;
@@ -160,18 +160,38 @@ static void test_shared_memory(void)
         CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % 16 == 0);
         CHECK(s.x >= s.tables + teams * (uint32_t)p.team * SPINFER_TABLE && s.x % 1024 == 0);
         CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
-        sums_end = s.rings + (teams - 1) * s.sums + tokens * SPINFER_SUMS_STRIDE;
-        CHECK(s.sums >= stages * s.stage && s.sums >= tokens * SPINFER_SUMS_STRIDE && s.sums % 16 == 0);
+        stride = spinfer_sums_stride(p.team, p.tokens);
+        sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
+        CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
+    CHECK(spinfer_sums_stride(4, 64) % 16 == 0 && spinfer_sums_stride(4, 64) >= SPINFER_GROUP_ROWS * sizeof(float));
+}
+
+/* A warp stores register r of its sums for eight tokens: 32 lanes, 32 banks, with and without wgmma. */
+static void test_sums_banks(void)
+{
+    int team, reg, lane;
+    for (team = 2; team <= 4; team += 2)
+        for (reg = 0; reg < 4; reg++) {
+            uint32_t banks = 0;
+            for (lane = 0; lane < 32; lane++) {
+                const uint32_t n = (uint32_t)spinfer_frag_c_token(lane, reg);
+                const uint32_t token = spinfer_uses_wgmma(team, 64) ? n : spinfer_x_token(n);
+                const uint32_t at = token * spinfer_sums_stride(team, 64) + 4 * (uint32_t)spinfer_frag_c_row(lane, reg);
+                CHECK(!(banks & 1u << at / 4 % 32));
+                banks |= 1u << at / 4 % 32;
+            }
+            CHECK(banks == 0xffffffffu);
+        }
 }
 
 /* The table of a warp: every lane finds the words that it needs, and neither half of a warp hits a bank twice. */
 static void test_table(void)
 {
     char seen[SPINFER_TABLE / 8];
-    int  lane, half, t, bt;
+    int  lane, half, t, bt, reg;
     memset(seen, 0, sizeof seen);
     for (half = 0; half < 2; half++) { /* of a bitmap, its first or second word */
         uint32_t banks[2] = {0, 0};
@@ -191,6 +211,14 @@ static void test_table(void)
                 CHECK(spinfer_table_write(writer) + 16 * (uint32_t)spinfer_lane_half(lane) ==
                       spinfer_table_place(t) + spinfer_table_read(lane) + 8 * (uint32_t)bt);
                 CHECK((spinfer_table_place(t) + spinfer_table_read(lane)) % 16 == 0);
+                /* in the order of the instruction: registers 0 and 1 are of left BitmapTiles, 2 and 3 of right ones */
+                for (reg = 0; reg < 4; reg += 2) {
+                    const int row = spinfer_pair_row(lane, bt), col = spinfer_pair_col(lane, reg);
+                    const int of = 4 * t + 2 * (row / 8) + col / 8;
+                    CHECK(spinfer_table_write(of) + 16 * (uint32_t)(row / 4 % 2) ==
+                          spinfer_table_place(t) + spinfer_table_read_pairs(lane) + 16 * (uint32_t)reg +
+                              8 * (uint32_t)bt);
+                }
             }
 }
 
@@ -428,7 +456,7 @@ static void check_fig5(text *t)
     expect(t, LATER, "the teams of a block with strips = %d and warps_k = %d", strips, warps_k);
     for (k = 0; k < columns; k++) sprintf(line + strlen(line), k ? "k+%d  " : "k    ", k);
     expect(t, LATER, "K -->  %s..", line);
-    for (team = 1; team <= 2; team++)
+    for (team = 1; team <= 4; team *= 2)
         for (strip = 0; strip < strips; strip++) {
             *line = 0;
             for (k = 0; k < columns; k++)
@@ -529,6 +557,7 @@ int main(int argc, char **argv)
     test_x_places();
     test_table();
     test_x_banks();
+    test_sums_banks();
     test_bands();
     test_shared_memory();
 
