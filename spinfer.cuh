@@ -1054,6 +1054,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *     spinfer_reduce(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, &args, &block, smem, lane);    // publishes, then EPILOGUE
  *
  *   TEAM .. x_frags  as below. All threads of the block take part in every call.
+ *   wgmma            a TEAM of 4 with 8 N_FRAGS. Then __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, 8, MAX_WARPS), 1),
+ *                    and nothing but `if (SPINFER_HAS_CODE(TEAM, 8))` around the body: see there.
  *   spinfer_help()   may be left out; then `helps` in the spinfer_kernel is 0, and no plan has helpers.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
  *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
@@ -1105,7 +1107,7 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * 28672 x 8192 takes 102 instead of 113 us (H200). With 32 tokens nothing would be won, by the wavefronts. */
 SPINFER_HD int spinfer_uses_wgmma(int team, int tokens) { return team == 4 && tokens == 64; }
 
-/* spinfer_sums_stride() : the same for any team. wgmma has another order of tokens, which needs 4 floats. */
+/* spinfer_sums_stride() : SPINFER_SUMS_STRIDE for any team. wgmma has another order of tokens: 64 rows and 4 floats. */
 SPINFER_HD uint32_t spinfer_sums_stride(int team, int tokens)
 {
     return spinfer_uses_wgmma(team, tokens) ? 272 : SPINFER_SUMS_STRIDE;
