@@ -16,7 +16,7 @@
  *   stages (section 8)
  *
  *   NEEDS    sm_80 or newer to run, nvcc (C++14; CUDA 13.0 was tried) to build, no other library. NVRTC compiles the
- *            device half alone.
+ *            device half alone. Compiled for sm_90a it multiplies 33 to 64 tokens by wgmma.
  *   METHOD   SpInfer (EuroSys'25): Tensor-Core-Aware Bitmap Encoding, decode by masked population counts.
  *   License  Apache-2.0, at the end of spinfer_encode.h.
  *
@@ -1054,8 +1054,9 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *     spinfer_reduce(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, &args, &block, smem, lane);    // publishes, then EPILOGUE
  *
  *   TEAM .. x_frags  as below. All threads of the block take part in every call.
- *   wgmma            a TEAM of 4 with 8 N_FRAGS. Then __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, 8, MAX_WARPS), 1),
- *                    and nothing but `if (SPINFER_HAS_CODE(TEAM, 8))` around the body: see there.
+ *   wgmma            is what a TEAM of 4 with 8 N_FRAGS uses, in code for sm_90a. Elsewhere the kernel must be empty,
+ *                    and made for one warp: `if (SPINFER_HAS_CODE(TEAM, N_FRAGS))` around the body, and
+ *                    __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, MAX_WARPS), 1), as the stamp has them.
  *   spinfer_help()   may be left out; then `helps` in the spinfer_kernel is 0, and no plan has helpers.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
  *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
@@ -2768,6 +2769,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
     static_assert((N_FRAGS) < 8 || (TEAM) > 1, "N_FRAGS: 8 is made for a TEAM of 2, or with wgmma of 4");              \
     static_assert((MAX_WARPS) >= (TEAM) && (MAX_WARPS) <= 32, "MAX_WARPS: TEAM to 32 warps in a block");               \
     static_assert((MAX_WARPS) % (TEAM) == 0, "MAX_WARPS: whole teams");                                                \
+    static_assert((TEAM) != 4 || (N_FRAGS) != 8 || (MAX_WARPS) <= 20, "MAX_WARPS: up to 20 with wgmma");               \
     static_assert(16 / (TEAM) * (N_FRAGS) + 36 <= 2048 / (MAX_WARPS) / 8 * 8,                                          \
                   "registers: 16 / TEAM * N_FRAGS sums and 36 others exceed 2048 / MAX_WARPS")
 
