@@ -1134,7 +1134,7 @@ SPINFER_HD uint32_t spinfer_table_read(int lane)
 }
 
 /* spinfer_table_read_pairs() : where it reads the left words in the order of the instruction; 32 bytes further the
- * right ones. Entries of rows instead of words take half the wavefronts, but more instructions: 5 to 8 % slower. */
+ * right ones. Entries of rows instead of words take half the wavefronts, but more instructions: 4 to 10 % slower. */
 SPINFER_HD uint32_t spinfer_table_read_pairs(int lane) { return (uint32_t)(16 * spinfer_lane_half(lane)); }
 
 /* Columns of a box of X (FIG 7). */
@@ -2366,7 +2366,7 @@ SPINFER_DEVICE int spinfer_sums_arrived(spinfer_sums v)
 
 /* Adds `width` messages (a compile-time constant), `stride` bytes apart, in their order. Asks for all of them until all
  * are there: who waits for them one by one finds each of them a round trip to the L2 too late. To ask for the missing
- * ones only takes 0.1 us longer, but without it the code for sm_80 would spill. */
+ * ones only takes about 0.1 us longer, but without it the code for sm_80 would spill. */
 SPINFER_DEVICE void spinfer_global_receive(const int width, const unsigned char *from, uint32_t stride,
                                            spinfer_sums *sum)
 {
@@ -3563,7 +3563,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double size = 1.0 + m->density * (weights - 1.0) + m->dense * span;
     const double warps_sm = sharing * plan->strips * step, quarters = (double)(uint64_t)((warps_sm + 3.0) / 4.0);
     const double idle = 1.0 + m->idle * (4.0 * quarters / warps_sm - 1.0);
-    /* Warps are for the decode; with large records memory decides. 5120 x 5120 with 8 tokens and 30 % zeros: 5 %. */
+    /* Warps are for the decode; with large records memory decides. 5120 x 5120 with 8 tokens and 30 % zeros: 4 %. */
     const double full = plan->tokens <= 16 && weights > 1.1 ? 16.0 : m->full;
     const double few = warps_sm < full ? 1.0 + m->few * (1.0 - warps_sm / full) : 1.0;
     const double busy = m->record * size * records * idle * few + m->x * sharing * cols * plan->tokens / 1000.0;
@@ -3584,7 +3584,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     }
     us += m->split * senders * plan->strips + m->message * ((senders + 2) / 3) * ((units + warps - 1) / warps);
     if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
-    /* All records are asked for at once, and the first ones come late. 3584 x 3584, 16 tokens, 40 % zeros: 10 %. */
+    /* All records are asked for at once, and the first ones come late. 3584 x 3584, 16 tokens, 40 % zeros: 7 %. */
     if (rounds <= plan->stages && plan->tokens <= 16 && weights > 0.5) us *= 1.0 + 0.06 * (weights - 0.5);
     return share ? 1.01 * us : us; /* helpers that save less than 1 % are not worth it */
 }
