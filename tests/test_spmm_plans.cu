@@ -249,11 +249,27 @@ static void test_nonsense(void)
     weights_free((weights *)&W);
 }
 
+static __global__ void wgmma_kernel(int *has) { *has = SPINFER_HAS_WGMMA; }
+
+/* What the library learned about the code that runs here is what that code says itself: if it saw no wgmma where
+ * there is some, every other test would pass without the kernel that uses it. */
+static void test_wgmma_is_seen(void)
+{
+    int *device_has, has = -1;
+    CHECK_CUDA(cudaMalloc(&device_has, sizeof *device_has));
+    wgmma_kernel<<<1, 1>>>(device_has);
+    CHECK_CUDA(cudaGetLastError());
+    CHECK_CUDA(cudaMemcpy(&has, device_has, sizeof has, cudaMemcpyDeviceToHost));
+    CHECK_CUDA(cudaFree(device_has));
+    CHECK(device.wgmma == has);
+}
+
 int main(void)
 {
     seen   s;
     size_t i;
     device = require_gpu();
+    test_wgmma_is_seen();
     memset(&s, 0, sizeof s);
     test_every_path(100, 1050, 3, &s);
     if (!small_run()) {
