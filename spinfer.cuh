@@ -86,6 +86,13 @@
 #define SPINFER_HAS_DEPENDENT 0
 #endif
 
+/* Twins (FIG 8a) exchange sums through the shared memory of a cluster. Only an H200 was measured. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+#define SPINFER_HAS_TWINS 1
+#else
+#define SPINFER_HAS_TWINS 0
+#endif
+
 /* wgmma is an instruction of sm_90a: of code that is compiled for this GPU and no later one. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SPINFER_HAS_WGMMA 1
@@ -134,14 +141,15 @@ typedef struct spinfer_plan {
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8, and team * stages <= 16                      */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
-                      through the workspace, in the order of K                                                   */
+                      through the workspace, in the order of K. On Hopper an even number is better: two neighbouring
+                      ranges then add theirs through shared memory first (FIG 8a)                                 */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
                       and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
     int helpers;   /* further blocks, for each range of K and each block of tokens, without rows of their own: their
-                      teams multiply the last columns of K for all strips (FIG 8), so that no SM is idle. 0: none,
+                      teams multiply the last columns of K for all strips (FIG 8b), so that no SM is idle. 0: none,
                       always so with 8 and 16 tokens                                                             */
     int tail;      /* how many GroupTile columns that is: a multiple of team, at most x_cols * x_pieces; 0 without
                       helpers                                                                                    */
@@ -815,6 +823,65 @@ SPINFER_DEVICE void spinfer_mbarrier_wait(spinfer_shared barrier, uint32_t parit
 #endif
 }
 
+/* Two blocks of a cluster, of which the calling one has the lower or higher rank, 0 or 1. sm_90.
+ *
+ * spinfer_cluster_arrive()  all threads of both blocks arrive ..
+ * spinfer_cluster_wait()    .. and behind this the barriers of the other block may be used, if it has called
+ *                           spinfer_mbarrier_fence() before it arrived. Nothing else is made visible: to order memory
+ *                           the hardware would wait for the L2, 0.7 us. Scope: warp.
+ * spinfer_cluster_address() what lies at the same place in the shared memory of that block
+ * spinfer_cluster_signal()  one arrival at a barrier of the other block: it may write where this thread has read
+ * spinfer_cluster_store()   16 bytes to the other block; they report to a barrier of that block, which makes them
+ *                           visible to those who wait there */
+SPINFER_DEVICE void spinfer_cluster_arrive(void)
+{
+#if SPINFER_HAS_TWINS
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+
+SPINFER_DEVICE void spinfer_cluster_wait(void)
+{
+#if SPINFER_HAS_TWINS
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+SPINFER_DEVICE uint32_t spinfer_cluster_address(spinfer_shared address, uint32_t rank)
+{
+    uint32_t there = 0;
+#if SPINFER_HAS_TWINS
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+#else
+    (void)address, (void)rank;
+    __trap();
+#endif
+    return there;
+}
+
+SPINFER_DEVICE void spinfer_cluster_signal(uint32_t barrier)
+{
+#if SPINFER_HAS_TWINS
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+#else
+    (void)barrier;
+    __trap();
+#endif
+}
+
+SPINFER_DEVICE void spinfer_cluster_store(uint32_t to, const float *four, uint32_t barrier)
+{
+#if SPINFER_HAS_TWINS
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+        "f"(four[0]), "f"(four[1]), "f"(four[2]), "f"(four[3]), "r"(barrier)
+        : "memory");
+#else
+    (void)to, (void)four, (void)barrier;
+    __trap();
+#endif
+}
+
 /* spinfer_cp_async_arrive() : one arrival as soon as all earlier cp.async of this thread have landed. */
 SPINFER_DEVICE void spinfer_cp_async_arrive(spinfer_shared barrier)
 {
@@ -1026,7 +1093,16 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K.
  *
- * FIG 8, a helper (strips = 2, warps_k = 2, tail = 4, a matrix of six strips). Row groups rarely divide by the number
+ * FIG 8a, twins (sm_90, splits = 4). Where the number of ranges is even, the blocks of two neighbouring ones are a
+ * cluster. Each of them finishes every second unit, two tokens of a strip, and gets what its twin has of it straight
+ * into shared memory. Half as many messages then go through the workspace, and nobody rests while his twin adds.
+ *
+ *     range of K     0          1            2          3
+ *     block          A  <---->  B            C  <---->  D       shared memory: B's part of unit 0 to A, A's of 1 to B
+ *     even units     A  ------------------>  C                  workspace
+ *     odd units                 B  ------------------>  D
+ *
+ * FIG 8b, a helper (strips = 2, warps_k = 2, tail = 4, a matrix of six strips). Row groups rarely divide by the number
  * of SMs; so the SMs that would be idle take the end of K, the tail, of all strips. Their teams have equal shares,
  * t0 .. t3, and send the sums of each strip to the block that has it.
  *
@@ -1063,7 +1139,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *                    the compiler must know that it is the same in all lanes, or the loop lacks a register.
  *   shared memory    own_bytes of yours from spinfer_smem_bytes + args.layout.own on, a multiple of 16, for as long as
  *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue,
- *                    which is called only in blocks of the last range of K (block.split + 1 == args.plan.splits).
+ *                    which is called only in blocks of the last range of K, or of the last two (FIG 8a):
+ *                    spinfer_finishes(&args, &block).
  *
  * 2. Stages of a ring: parts of the multiply in a kernel with a grid, a loop and a shared memory of its own
  * (examples/15_persistent_kernel.cu):
@@ -1157,6 +1234,9 @@ typedef struct spinfer_smem {
     uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;   /* bytes of all                                                                      */
     uint32_t own;     /* between x_left and rings, a multiple of 16: what the kernel wants for itself      */
+    uint32_t twin;    /* two barriers: the twin's warps are done with `mail` .. (FIG 8a)                     */
+    uint32_t mail;    /* .. and its sums are there: [strips][tokens / 4], 512 bytes each; over tables and X,
+                         behind the sums                                                                   */
 } spinfer_smem;
 
 /* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the
@@ -1182,7 +1262,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
     s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
     s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
-    s.own = (s.x_left + 4 * (uint32_t)plan->x_pieces + 15) / 16 * 16;
+    s.twin = (s.x_left + 4 * (uint32_t)plan->x_pieces + 7) / 8 * 8;
+    s.own = (s.twin + 2 * 8 + 15) / 16 * 16;
     s.rings = (s.own + own_bytes + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
@@ -1190,6 +1271,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x = (s.tables + teams * (uint32_t)plan->team * SPINFER_TABLE + 1023) / 1024 * 1024;
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
+    s.mail = end;
+    if (plan->splits % 2 == 0) end += (uint32_t)plan->strips * tokens / 4 * 512;
     s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
@@ -1268,7 +1351,8 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        k_unit;         /* spinfer_plan_unit()                                                         */
     uint32_t        k_step, k_rest; /* a range has k_step units, the last k_rest of them one more                  */
     uint32_t        n;
-    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy() */
+    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy()    */
+    uint32_t        twins;    /* blocks are twins, clusters along z  */
     spinfer_matrix  W;
     const uint16_t *X;
     uint16_t       *Y;
@@ -1279,7 +1363,7 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        senders; /* spinfer_senders()      */
     float           alpha, beta;
     uint64_t        ldy;
-    uint32_t        unused[8];
+    uint32_t        unused[6];
     uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
@@ -1344,8 +1428,8 @@ SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, cons
     return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
 }
 
-/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams
- * of helpers that have a part of the tail. spinfer_messages_bytes() : from one sender to the next. */
+/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last (of twins, the
+ * later half of these places), then the teams of helpers that have a part of the tail. spinfer_messages_bytes() : from one sender to the next. */
 SPINFER_DEVICE uint32_t spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
 
 SPINFER_DEVICE unsigned char *spinfer_messages(const int n_frags, const spinfer_spmm_args *args,
@@ -2061,6 +2145,28 @@ SPINFER_DEVICE void spinfer_sums_clear(const int team, const int n_frags, spinfe
     for (int f = 0; f < 4 / team * n_frags; f++) sums[f].r[0] = sums[f].r[1] = sums[f].r[2] = sums[f].r[3] = 0.0f;
 }
 
+/* spinfer_finishes() : does this block call the epilogue? It is one of the last range of K, or with twins of the last
+ * two. */
+SPINFER_DEVICE int spinfer_finishes(const spinfer_spmm_args *args, const spinfer_block *block)
+{
+    return block->split + (args->twins ? 2 : 1) >= (uint32_t)args->plan.splits;
+}
+
+/* spinfer_twin_init() : the barriers of a twin, and how many bytes it will get: of each unit that it finishes 512. One
+ * thread. */
+SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                      uint32_t warps)
+{
+    const uint32_t strips = (uint32_t)args->plan.strips, barriers = smem + args->layout.twin;
+    const uint32_t below = spinfer_row_groups(args->W.rows) - block->row_group * strips; /* strips from the first on */
+    const uint32_t units = (spinfer_min(args->n - block->token, (uint32_t)args->plan.tokens) + 1) / 2; /* of a strip */
+    spinfer_mbarrier_init(barriers, warps);
+    spinfer_mbarrier_init(barriers + 8, 1);
+    spinfer_mbarrier_fence();
+    spinfer_mbarrier_arrive_expect(barriers + 8,
+                                   512 * ((units + 1 - block->split % 2) / 2) * spinfer_min(below, strips));
+}
+
 /* spinfer_block_open() : spinfer_block_start(), or the start of a helper; `helps` is a compile-time constant. */
 SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, spinfer_ring *ring,
                                        const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -2091,6 +2197,11 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
         spinfer_mbarrier_init(smem + layout.x_full + 8 * i, spinfer_x_arrivals(plan));
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
+    }
+    if (SPINFER_HAS_TWINS && !helps && args->twins) {
+        if (warp == (x_pieces < warps ? x_pieces : 0) && lane == 0) spinfer_twin_init(args, block, smem, warps);
+        __syncwarp();
+        spinfer_cluster_arrive();
     }
     spinfer_mbarrier_fence();
     __syncthreads(); /* the barriers are ready for all */
@@ -2235,21 +2346,24 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
-    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
+    uint32_t       flip = ring->step % 2 * 64;                        /* the other half of a box, if the step is odd */
     const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
     uint32_t       x_lane = wide ? smem + layout.x : spinfer_x_lane(smem + layout.x, lane);
-    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
-    if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
+    uint32_t       turn = 0;   /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    if (n_frags == 8 && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
+    if (n_frags != 2)
+        flip = spinfer_pin(flip, lane); /* what to pin was found by trial: no spills, and the shortest loop */
 
     spinfer_sums_clear(team_warps, n_frags, sums);
-    spinfer_ring_keep(ring);
+    if (n_frags != 1) spinfer_ring_keep(ring);
     const int    early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
     spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
     if (wide) l = spinfer_lane_init_pairs(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
-    if (n_frags == 2) l.tile = spinfer_pin(l.tile, lane);
+    if (n_frags <= 2) l.tile = spinfer_pin(l.tile, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
+    uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, ring->col);
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t x_slot = turn % 256;
@@ -2259,7 +2373,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
                 spinfer_refill_x(args, block, smem, piece + (x_pieces - 1) * x_cols, x_slot ? x_slot - 1 : x_pieces - 1,
                                  turn / 256 ^ (x_slot == 0), warp, warps, lane);
         uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
-        uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
+        if (!wide) x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = wide ? strides / 2 : spinfer_x_stride(n_frags, ring->step, ring->col - piece);
         if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it */
@@ -2284,11 +2398,17 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             if (team_warps == 1) stride = strides - stride;
         }
         spinfer_refilled_x(refilled);
-        if (wide) spinfer_wgmma_wait(0); /* the tensor cores have left X */
-        if (piece + x_pieces * x_cols < block->cols)
+        if (piece + x_pieces * x_cols < block->cols) {
+            if (wide) spinfer_wgmma_wait(0); /* the tensor cores have left X */
             spinfer_leave_x(args, block, smem, piece + x_pieces * x_cols, x_slot, turn / 256, warps, lane);
-        turn = x_slot + 1 == x_pieces ? 256 - turn / 256 * 256 : turn + 1;
+        }
+        turn++;
+        if (x_slot + 1 == x_pieces) {
+            turn = 256 - turn / 256 * 256;
+            if (wide) x -= x_pieces * layout.x_piece; /* the slots of X lie one behind the other */
+        }
     }
+    if (wide) spinfer_wgmma_wait(0);
 }
 
 /* spinfer_sums_store() : the sums of a warp to those of its team at shared address `to`: for each of 8 * n_frags tokens
@@ -2400,6 +2520,14 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
     if (count == 1) spinfer_global_receive(1, from, stride, sum);
 }
 
+/* spinfer_helping() : teams of helpers that had a part of the tail of a strip. */
+SPINFER_DEVICE uint32_t spinfer_helping(const int n_frags, const spinfer_spmm_args *args, uint32_t strip)
+{
+    const uint32_t begin = strip * (uint32_t)args->plan.tail, end = begin + (uint32_t)args->plan.tail;
+    if (!spinfer_may_help(8 * n_frags) || !args->plan.helpers) return 0;
+    return (end - 1) / args->share - begin / args->share + 1;
+}
+
 /* Of section 9. */
 SPINFER_DEVICE spinfer_epilogue spinfer_epilogue_bias, spinfer_epilogue_gelu, spinfer_epilogue_silu,
     spinfer_epilogue_swiglu;
@@ -2421,17 +2549,84 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
         spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
 }
 
+/* spinfer_reduce_twins() : spinfer_reduce() for twins (FIG 8a). First come the twin's units, then those of the block
+ * itself, from the other end of the warps, so that few warps have both. */
+SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int team_warps, const int n_frags,
+                                         spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
+                                         const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                         uint32_t lane)
+{
+    const spinfer_plan *plan = &args->plan;
+    const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
+    const uint32_t warps = warps_k * (uint32_t)team_warps, warp = block->part * (uint32_t)team_warps + block->member;
+    const uint32_t stride = args->layout.sums,
+                   sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
+    const uint32_t strip = block->row_group * strips + block->strip; /* of W */
+    const uint32_t rank = block->split % 2, barriers = smem + args->layout.twin;
+    spinfer_cluster_wait(); /* since both have made their barriers, for which nobody really waits here */
+    const uint32_t twin_barriers = spinfer_cluster_address(barriers, 1 - rank);
+    __syncwarp(); /* all lanes have left their stage and X, over which the twin may write now */
+    if (lane == 0) spinfer_cluster_signal(twin_barriers);
+    if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
+        __syncthreads(); /* all warps have left their stages and X */
+    spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
+    const uint32_t mail = args->layout.mail + block->strip * (uint32_t)(n_frags * 1024) + 16 * lane;
+    const uint32_t to = twin_barriers - args->layout.twin + mail;
+    const uint32_t token_stride = spinfer_sums_stride(team_warps, 8 * n_frags);
+    const uint32_t at = sums_of_strip + lane / 16 * token_stride + 16 * (lane % 16);
+    const uint32_t tokens = /* of the strip in this block */
+        strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token, (uint32_t)(8 * n_frags)) : 0;
+    __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
+    spinfer_mbarrier_wait(barriers, 0);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = warp; 4 * i + 2 * (1 - rank) < tokens; i += warps) {
+        const uint32_t from = at + (4 * i + 2 * (1 - rank)) * token_stride;
+        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
+#pragma unroll 4
+        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);
+        spinfer_cluster_store(to + i * 512, sum.row, twin_barriers + 8);
+    }
+    SPINFER_NO_UNROLL
+    for (uint32_t i = warps - 1 - warp; 4 * i + 2 * rank < tokens; i += warps) {
+        const uint32_t token = 4 * i + 2 * rank, from = at + token * token_stride;
+        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
+#pragma unroll 4
+        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);
+        spinfer_mbarrier_wait(barriers + 8, 0);
+        spinfer_shared_add_sums(smem + mail + i * 512, &sum);
+        if (!spinfer_finishes(args, block)) { /* the last messages of the ranges, before those of helpers */
+            spinfer_global_send_sums(spinfer_messages(n_frags, args, block, strip, (splits + block->split) / 2) +
+                                         256 * token + 16 * lane,
+                                     sum);
+            continue;
+        }
+        if (splits > 2 || (spinfer_may_help(8 * n_frags) && plan->helpers)) {
+            spinfer_global_receive_sums(
+                spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * token + 16 * lane,
+                splits / 2 - 1 + spinfer_helping(n_frags, args, strip), spinfer_messages_bytes(n_frags), &before);
+            spinfer_add_sums(&sum, before);
+        }
+        const uint32_t row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
+        const uint32_t column = spinfer_pin(block->token + token + lane / 16, lane); /* not before the main loop */
+        if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, sum);
+    }
+}
+
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of
  * helpers; calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of
  * a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
- * blocks that come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope:
- * block, with a __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory
- * of its own. */
+ * its twin, which starts with it, and for blocks that come before it in the grid: the hardware starts them in that
+ * order, CUDA does not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the kernel has
+ * written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
+    if (SPINFER_HAS_TWINS && args->twins) {
+        spinfer_reduce_twins(dtype, team_warps, n_frags, epilogue, sums, args, block, smem, lane);
+        return;
+    }
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
     const uint32_t warps = warps_k * (uint32_t)team_warps, warp = block->part * (uint32_t)team_warps + block->member;
@@ -2442,12 +2637,8 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const int            last = block->split + 1 == splits;
     const unsigned char *messages = spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split) + 16 * lane;
-    uint32_t             senders = splits - 1;
+    const uint32_t       senders = splits - 1 + spinfer_helping(n_frags, args, strip);
 
-    if (spinfer_may_help(8 * n_frags) && plan->helpers) { /* teams of helpers that had a part of the tail */
-        const uint32_t begin = strip * (uint32_t)plan->tail, end = begin + (uint32_t)plan->tail;
-        senders += (end - 1) / args->share - begin / args->share + 1;
-    }
     if (last) {
         SPINFER_NO_UNROLL
         for (uint32_t pair = warp; pair < pairs; pair += warps)
@@ -2477,7 +2668,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     }
 }
 
-/* spinfer_help() : in a helper (FIG 8) does all that there is to do, and returns 1; in other blocks 0. Scope: block,
+/* spinfer_help() : in a helper (FIG 8b) does all that there is to do, and returns 1; in other blocks 0. Scope: block,
  * with a __syncthreads(). Arguments as for spinfer_block_multiply(). */
 SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                 spinfer_frag_c *sums, spinfer_frag_b *x_frags, const spinfer_spmm_args *args,
@@ -3502,7 +3693,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma. Its choice was 0.1 to 1.2 % slower on average
+ * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma; 1772 for `twin`. Its choice was 0.1 to 1.2 % slower on average
  * than the best of a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
@@ -3523,6 +3714,7 @@ typedef struct spinfer_detail_model {
     double slower;  /* a record costs a helper so many times as much ..                                      */
     double send;    /* .. and each strip whose sums one of its teams sends                                   */
     double help;    /* for a plan with helpers                                                               */
+    double twin;    /* to add what a twin sends, for each unit of a warp, and again if there are more ranges */
 } spinfer_detail_model;
 
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
@@ -3532,24 +3724,30 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const spinfer_detail_model models[7] = {
         /* 8, 16, 32 and 64 tokens */
-        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0},
-        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0, 0, 0},
+        {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0,
+         0},
+        {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0, 0, 0,
+         0.2},
         {4.36, 0.685, 0.031, 0.0805, 0.167, 0.551, 0.653, 0.534, 0.078, 0.002, 0.077, 0.352, 11, 0.152, 0.141, 1.155,
-         0.371, 0.042},
+         0.371, 0.042, 0.5},
         {4.01, 1.150, 0.027, 0.1169, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000, 0.152, 0.312, 11, 0.588, 0.085, 1.155,
-         0.6, 0.607},
+         0.6, 0.607, 1.2},
         /* the code for sm_80 with 32 and 64: an earlier fit, which suits it better */
-        {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0, 0, 0},
-        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0},
+        {4.28, 0.809, 0.032, 0.0866, 0.170, 0.253, 1.000, 0.372, 0.045, 0.002, 0.021, 0.475, 11, 0.195, 0.09, 0, 0, 0,
+         0},
+        {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0,
+         0},
         /* 64 with wgmma */
         {4.57, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
-         0.094, 0.155}};
+         0.094, 0.155, 0.2}};
     const int                   row = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
     const spinfer_detail_model *m = &models[spinfer_uses_wgmma(plan->team, plan->tokens) ? 6
                                             : device->compute < 90 && row > 1            ? row + 2
                                                                                          : row];
     const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
-    const uint32_t              share = spinfer_helper_share(plan, W->rows), senders = spinfer_senders(plan, W->rows);
+    const uint32_t              share = spinfer_helper_share(plan, W->rows);
+    const int                   twins = device->compute == 90 && plan->splits % 2 == 0; /* FIG 8a */
+    const uint32_t              senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
     const int                   step = plan->warps_k * plan->team;
     const double                rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
     const double                blocks =
@@ -3569,7 +3767,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const double busy = m->record * size * records * idle * few + m->x * sharing * cols * plan->tokens / 1000.0;
     const double late = (double)cols - (double)plan->x_cols * plan->x_pieces; /* columns of X that come later */
     const double alone = (m->latency + m->crowd * warps_sm) * rounds;
-    const int    units = plan->strips * plan->tokens / 2, warps = plan->strips * step;
+    const int    units = plan->strips * plan->tokens / (twins ? 4 : 2), warps = plan->strips * step;
+    const double turns = (units + warps - 1) / warps; /* units of a warp, at most */
     double       us = waves * (m->launch + (busy > alone ? busy : alone));
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
     us += m->piece * cols / plan->x_cols;
@@ -3582,7 +3781,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                             m->send * (1.0 + (double)share / plan->tail);
         us = m->help + (help > us ? help : us);
     }
-    us += m->split * senders * plan->strips + m->message * ((senders + 2) / 3) * ((units + warps - 1) / warps);
+    us += m->split * senders * plan->strips + m->message * ((senders + 2) / 3) * turns;
+    if (twins) us += m->twin * (turns + (plan->splits > 2 ? 1 : 0));
     if (late > 0 && plan->x_cols < 16 && plan->tokens <= 16) us += 0.6 * cols / plan->x_cols; /* pieces for a moment */
     /* All records are asked for at once, and the first ones come late. 3584 x 3584, 16 tokens, 40 % zeros: 7 %. */
     if (rounds <= plan->stages && plan->tokens <= 16 && weights > 0.5) us *= 1.0 + 0.06 * (weights - 0.5);
@@ -3863,7 +4063,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     spinfer_spmm_args     args;
     const spinfer_kernel *kernel;
     cudaLaunchConfig_t    config = {};
-    cudaLaunchAttribute   launch[1] = {};
+    cudaLaunchAttribute   launch[2] = {};
     size_t                needed;
     void                 *parameters[1];
 
@@ -3898,6 +4098,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
+    args.twins = device.compute == 90 && args.plan.splits % 2 == 0;
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
     args.ldy = ldy;
@@ -3922,6 +4123,12 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     if (args.plan.dependent) {
         launch[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+        config.numAttrs++;
+    }
+    if (args.twins) {
+        launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        launch[config.numAttrs].val.clusterDim.x = launch[config.numAttrs].val.clusterDim.y = 1;
+        launch[config.numAttrs].val.clusterDim.z = 2;
         config.numAttrs++;
     }
     if (cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize,

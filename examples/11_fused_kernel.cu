@@ -76,7 +76,7 @@ static __global__ void __launch_bounds__(32 * SPINFER_BLOCK_WARPS(MAX_WARPS), 1)
     spinfer_ring        ring;
 
     spinfer_block_start(TEAM, &ring, &args, &block, smem, lane);
-    if (block.split + 1 == (uint32_t)args.plan.splits) /* the last range of K: only there is an epilogue */
+    if (spinfer_finishes(&args, &block)) /* only there is an epilogue */
         sum_squares(&args, block.token, squares, warp, warps, lane);
     spinfer_block_multiply(SPINFER_FP16, TEAM, N_FRAGS, sums, x_frags, &ring, &args, &block, smem, lane);
     spinfer_reduce(SPINFER_FP16, TEAM, N_FRAGS, normalise_swiglu, sums, &args, &block, smem, lane);

@@ -351,7 +351,7 @@ static void test_kernel(const spinfer_kernel *kernel, const spinfer_device *devi
         spinfer_plan plan;
         CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, &W.device, n, device, &plan));
         CHECK(plan.tokens == kernel->tokens && plan.team == kernel->team);
-        if (way > 0) set_splits(&plan, way == 3 ? 1 : 3);
+        if (way > 0) set_splits(&plan, way == 3 ? 1 : 5 - way);
         if (way > 1 && kernel->helps) set_helpers(&plan, &W.device, 3 - way / 3, 5);
         set_workspace(&j, kernel, 1, &plan);
         buffer_upload(&j.Y);

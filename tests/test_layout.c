@@ -149,11 +149,13 @@ static void test_shared_memory(void)
         p.stages = (int)(i / (4 * 28) % 7) + 2;
         p.x_cols = x_cols[i / (4 * 28 * 7 * 4) % 5];
         p.x_pieces = x_pieces[i / (4 * 28 * 7 * 4 * 5)];
+        p.splits = 1 + (int)(i / 3 % 4);
         tokens = (uint32_t)p.tokens, stages = (uint32_t)p.stages, pieces = (uint32_t)p.x_pieces;
         s = spinfer_smem_layout(&p, max_record, own_bytes);
         CHECK(s.x_full == (p.team > 1 ? 16u : 8u) * teams * stages); /* barriers of 8 bytes, counters of 4 */
         CHECK(s.x_empty == s.x_full + 8 * pieces && s.x_left == s.x_empty + 8 * pieces);
-        CHECK(s.own >= s.x_left + 4 * pieces && s.own % 16 == 0);
+        CHECK(s.twin >= s.x_left + 4 * pieces && s.twin % 8 == 0);
+        CHECK(s.own >= s.twin + 2 * 8 && s.own % 16 == 0);
         CHECK(s.rings >= s.own + own_bytes && s.rings % 128 == 0);
         /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
@@ -164,6 +166,10 @@ static void test_shared_memory(void)
         sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
+        if (p.splits % 2 == 0) { /* what a twin sends: 64 rows of every second pair of tokens */
+            CHECK(s.mail >= sums_end && s.mail % 16 == 0);
+            CHECK(s.total >= s.mail + (uint32_t)p.strips * (tokens / 4) * 2 * SPINFER_GROUP_ROWS * sizeof(float));
+        }
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
     CHECK(spinfer_sums_stride(4, 64) % 16 == 0 && spinfer_sums_stride(4, 64) >= SPINFER_GROUP_ROWS * sizeof(float));

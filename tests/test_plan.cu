@@ -227,7 +227,7 @@ static void test_fewer_tokens(void)
 /* wgmma is for 64 tokens, where it is there. A plan that uses it is refused elsewhere. */
 static void test_wgmma(void)
 {
-    const spinfer_matrix W = matrix(14336, 4096, 2448, SPINFER_FP16);
+    const spinfer_matrix W = matrix(14336, 4096, 2448, SPINFER_FP16), few = matrix(1024, 4096, 2448, SPINFER_FP16);
     spinfer_plan         plan;
     spinfer_estimate     with, without;
     size_t               n;
@@ -242,6 +242,11 @@ static void test_wgmma(void)
     CHECK_SPINFER(spinfer_spmm_estimate(&plan, &W, 64, &gpus[H200_WGMMA].device, &with));
     CHECK_SPINFER(spinfer_spmm_estimate(NULL, &W, 64, &gpus[H200].device, &without));
     CHECK(with.spmm_us < without.spmm_us && with.dense_us == without.dense_us);
+
+    /* and even for few rows, where without it blocks of fewer tokens are better (test_fewer_tokens()): eight ranges of
+     * K are four pairs of twins. 7.5 instead of 8.3 us (H200). */
+    CHECK_SPINFER(spinfer_spmm_plan(&few, 64, &gpus[H200_WGMMA].device, &plan));
+    CHECK(plan.tokens == 64 && plan.team == 4 && plan.splits % 2 == 0);
 }
 
 /* Helpers where SMs would be idle: with 32 and 64 tokens, on a matrix whose rows do not divide by them. */

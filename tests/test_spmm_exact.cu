@@ -133,7 +133,7 @@ static void test_x_surroundings(const spinfer_device *device, size_t M, size_t K
             j.beta = 1.0f;
             job_create(&j, 800 + i);
             job_run(&j, &plan);
-            set_splits(&plan, spinfer_col_groups((uint32_t)K) < 3 ? 1 : 3);
+            set_splits(&plan, spinfer_col_groups((uint32_t)K) < 4 ? 1 : 3 + (int)(layout % 2));
             buffer_upload(&j.Y);
             job_run(&j, &plan);
             job_free(&j);

@@ -12,7 +12,7 @@ enum { WAYS = 3 };
 static spinfer_plan make_plan(const spinfer_matrix *W, size_t variant, int way, const spinfer_device *device)
 {
     spinfer_plan plan = plan_for_kernel(W, variant, device);
-    set_splits(&plan, way == 0 ? 1 : way == 1 ? 3 : many_splits(W));
+    set_splits(&plan, way == 0 ? 1 : way == 1 ? 3 + (int)variant % 2 : many_splits(W));
     return plan;
 }
 
