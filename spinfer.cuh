@@ -141,8 +141,8 @@ typedef struct spinfer_plan {
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8, and team * stages <= 16                      */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
-                      through the workspace, in the order of K. On Hopper an even number is better: two neighbouring
-                      ranges then add theirs through shared memory first (FIG 8a)                                 */
+                      through the workspace, in the order of K. On Hopper, from 32 tokens on, an even number is
+                      better: neighbouring ranges then add theirs through shared memory first (FIG 8a)           */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
                       and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
@@ -1093,8 +1093,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K.
  *
- * FIG 8a, twins (sm_90, splits = 4). Where the number of ranges is even, the blocks of two neighbouring ones are a
- * cluster. Each of them finishes every second unit, two tokens of a strip, and gets what its twin has of it straight
+ * FIG 8a, twins (sm_90, 32 tokens or more, splits = 4). Where the number of ranges is even, the blocks of two
+ * neighbouring ones are a cluster. Each of them finishes every second unit, two tokens of a strip, and gets what its twin has of it straight
  * into shared memory. Half as many messages then go through the workspace, and nobody rests while his twin adds.
  *
  *     range of K     0          1            2          3
@@ -1250,6 +1250,10 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
  * finds goes to the table behind the last look into it. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
+/* Twins (FIG 8a) are for 32 tokens and more. With fewer there are fewer sums to exchange, and in kernels for 16 tokens
+ * the compiler then makes a main loop that is 3 to 5 % slower, for layers with an odd number of ranges, too (H200). */
+SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 32; }
+
 /* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record, uint32_t own_bytes)
 {
@@ -1272,7 +1276,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
-    if (plan->splits % 2 == 0) end += (uint32_t)plan->strips * tokens / 4 * 512;
+    if (spinfer_may_twin(plan->tokens) && plan->splits % 2 == 0) end += (uint32_t)plan->strips * tokens / 4 * 512;
     s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
@@ -2198,11 +2202,6 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
     }
-    if (SPINFER_HAS_TWINS && !helps && args->twins) {
-        if (warp == (x_pieces < warps ? x_pieces : 0) && lane == 0) spinfer_twin_init(args, block, smem, warps);
-        __syncwarp();
-        spinfer_cluster_arrive();
-    }
     spinfer_mbarrier_fence();
     __syncthreads(); /* the barriers are ready for all */
 
@@ -2346,21 +2345,24 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
     const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
-    uint32_t       flip = ring->step % 2 * 64;                        /* the other half of a box, if the step is odd */
+    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
     const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
     uint32_t       x_lane = wide ? smem + layout.x : spinfer_x_lane(smem + layout.x, lane);
-    uint32_t       turn = 0;   /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
-    if (n_frags == 8 && !wide) /* for others this is the register that would spill .. */
+    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
-    if (n_frags != 2)
-        flip = spinfer_pin(flip, lane); /* what to pin was found by trial: no spills, and the shortest loop */
 
+    if (SPINFER_HAS_TWINS && spinfer_may_twin(8 * n_frags) && args->twins) {
+        if (warp == 0 && lane == 0) spinfer_twin_init(args, block, smem, warps);
+        __syncwarp();
+        spinfer_cluster_arrive();
+    }
     spinfer_sums_clear(team_warps, n_frags, sums);
-    if (n_frags != 1) spinfer_ring_keep(ring);
+    spinfer_ring_keep(ring);
     const int    early = spinfer_scans_early(8 * n_frags); /* the next stage is scanned on the way */
     spinfer_lane l = spinfer_lane_init(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
     if (wide) l = spinfer_lane_init_pairs(team_warps, smem + layout.tables + SPINFER_TABLE * warp, block->member, lane);
-    if (n_frags <= 2) l.tile = spinfer_pin(l.tile, lane);
+    if (n_frags == 2) l.tile = spinfer_pin(l.tile, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
     uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, ring->col);
@@ -2623,7 +2625,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
-    if (SPINFER_HAS_TWINS && args->twins) {
+    if (SPINFER_HAS_TWINS && spinfer_may_twin(8 * n_frags) && args->twins) {
         spinfer_reduce_twins(dtype, team_warps, n_frags, epilogue, sums, args, block, smem, lane);
         return;
     }
@@ -3727,7 +3729,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
         {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0,
          0},
         {3.66, 0.959, 0.015, 0.0746, 0.314, 0.119, 0.811, 0.237, 0.076, 0.014, 0.051, 0.347, 20, 0.110, 0.06, 0, 0, 0,
-         0.2},
+         0},
         {4.36, 0.685, 0.031, 0.0805, 0.167, 0.551, 0.653, 0.534, 0.078, 0.002, 0.077, 0.352, 11, 0.152, 0.141, 1.155,
          0.371, 0.042, 0.5},
         {4.01, 1.150, 0.027, 0.1169, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000, 0.152, 0.312, 11, 0.588, 0.085, 1.155,
@@ -3746,11 +3748,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                                                                          : row];
     const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
     const uint32_t              share = spinfer_helper_share(plan, W->rows);
-    const int                   twins = device->compute == 90 && plan->splits % 2 == 0; /* FIG 8a */
-    const uint32_t              senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
-    const int                   step = plan->warps_k * plan->team;
-    const double                rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
-    const double                blocks =
+    const int twins = device->compute == 90 && plan->splits % 2 == 0 && spinfer_may_twin(plan->tokens); /* FIG 8a */
+    const uint32_t senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
+    const int      step = plan->warps_k * plan->team;
+    const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
+    const double   blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
     const double room = (double)device->sm_count * blocks_per_sm;
     const double waves = (double)(uint64_t)((blocks + room - 1) / room);
@@ -4065,6 +4067,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     cudaLaunchConfig_t    config = {};
     cudaLaunchAttribute   launch[2] = {};
     size_t                needed;
+    int                   clusters;
     void                 *parameters[1];
 
     if (!kernels || !X || !Y || (epilogue_bytes && !epilogue)) return SPINFER_ERR_NULL;
@@ -4098,7 +4101,8 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
-    args.twins = device.compute == 90 && args.plan.splits % 2 == 0;
+    clusters = device.compute == 90 && args.plan.splits % 2 == 0;
+    args.twins = clusters && spinfer_may_twin(args.plan.tokens);
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
     args.ldy = ldy;
@@ -4125,7 +4129,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
         config.numAttrs++;
     }
-    if (args.twins) {
+    if (clusters) { /* without twins, too: two blocks that start together are up to 2 % faster (H200) */
         launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
         launch[config.numAttrs].val.clusterDim.x = launch[config.numAttrs].val.clusterDim.y = 1;
         launch[config.numAttrs].val.clusterDim.z = 2;
