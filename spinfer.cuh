@@ -214,7 +214,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 89 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 96 % of 1120 rows, 81 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -3998,6 +3998,11 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
     if (device->compute < 90) estimate->spmm_us *= plan->tokens <= 8 ? 1.18 : plan->tokens <= 16 ? 1.28 : 1.32;
     estimate->dense_us = 4.8 + dense_bytes / (0.95 * bytes_per_us);
+    if (n > 32) { /* other kernels: 3584 x 3584 takes 9.0 us with 64 tokens and 10.7 with 32 (H200) */
+        const double small = 6.7 + 0.3 * dense_bytes / bytes_per_us;
+        estimate->dense_us = 3.3 + dense_bytes / (0.93 * bytes_per_us);
+        if (estimate->dense_us < small) estimate->dense_us = small;
+    }
     return SPINFER_OK;
 }
 
