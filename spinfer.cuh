@@ -246,7 +246,8 @@ SPINFER_API spinfer_status spinfer_spmm_workspace_bytes(const spinfer_plan *plan
  *                      matrix. Launches that may overlap (two streams) need one each.
  *   stream     in      cudaStream_t
  *
- *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph
+ *   Stream      enqueues one kernel, never synchronises, can be captured in a CUDA graph. On Hopper a plan with an
+ *               even number of splits launches clusters of two blocks.
  *   Result      bitwise the same for the same plan, device and input
  *   Errors      NULL, SHAPE, ALIGNMENT, DTYPE, VERSION, FORMAT, PLAN, CAPACITY, SMEM, ARCH: nothing was enqueued.
  *               CUDA: the runtime refused; cudaPeekAtLastError() says why. */
@@ -1094,8 +1095,9 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * workspace to the last of them, which adds by rising K.
  *
  * FIG 8a, twins (sm_90, 32 tokens or more, splits = 4). Where the number of ranges is even, the blocks of two
- * neighbouring ones are a cluster. Each of them finishes every second unit, two tokens of a strip, and gets what its twin has of it straight
- * into shared memory. Half as many messages then go through the workspace, and nobody rests while his twin adds.
+ * neighbouring ones are a cluster. Each of them finishes every second unit (two tokens of a strip) and gets what its
+ * twin has of it straight into shared memory. So half as many messages go through the workspace, and a block does not
+ * rest while its twin adds.
  *
  *     range of K     0          1            2          3
  *     block          A  <---->  B            C  <---->  D       shared memory: B's part of unit 0 to A, A's of 1 to B
@@ -1233,10 +1235,10 @@ typedef struct spinfer_smem {
     uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
     uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;   /* bytes of all                                                                      */
-    uint32_t own;     /* between x_left and rings, a multiple of 16: what the kernel wants for itself      */
-    uint32_t twin;    /* two barriers: the twin's warps are done with `mail` .. (FIG 8a)                     */
-    uint32_t mail;    /* .. and its sums are there: [strips][tokens / 4], 512 bytes each; over tables and X,
-                         behind the sums                                                                   */
+    uint32_t own;     /* between twin and rings, a multiple of 16: what the kernel wants for itself        */
+    uint32_t twin;    /* two barriers, behind x_left: the twin's warps have left their memory .. (FIG 8a)  */
+    uint32_t mail;    /* .. and its sums are here: [strips][tokens / 4], 512 bytes each; behind the sums,
+                         over tables and X                                                                 */
 } spinfer_smem;
 
 /* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the
@@ -1355,8 +1357,8 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        k_unit;         /* spinfer_plan_unit()                                                         */
     uint32_t        k_step, k_rest; /* a range has k_step units, the last k_rest of them one more                  */
     uint32_t        n;
-    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy()    */
-    uint32_t        twins;    /* blocks are twins, clusters along z  */
+    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy()                    */
+    uint32_t        twins;    /* the blocks are twins: clusters of two along z      */
     spinfer_matrix  W;
     const uint16_t *X;
     uint16_t       *Y;
@@ -1432,8 +1434,9 @@ SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, cons
     return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
 }
 
-/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last (of twins, the
- * later half of these places), then the teams of helpers that have a part of the tail. spinfer_messages_bytes() : from one sender to the next. */
+/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last (twins use the
+ * later half of these places), then the teams of helpers that have a part of the tail. spinfer_messages_bytes() : from
+ * one sender to the next. */
 SPINFER_DEVICE uint32_t spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
 
 SPINFER_DEVICE unsigned char *spinfer_messages(const int n_frags, const spinfer_spmm_args *args,
@@ -2565,7 +2568,7 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
     const uint32_t strip = block->row_group * strips + block->strip; /* of W */
     const uint32_t rank = block->split % 2, barriers = smem + args->layout.twin;
-    spinfer_cluster_wait(); /* since both have made their barriers, for which nobody really waits here */
+    spinfer_cluster_wait(); /* both have made their barriers: long ago, so nobody waits here */
     const uint32_t twin_barriers = spinfer_cluster_address(barriers, 1 - rank);
     __syncwarp(); /* all lanes have left their stage and X, over which the twin may write now */
     if (lane == 0) spinfer_cluster_signal(twin_barriers);
@@ -2618,8 +2621,8 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
  * helpers; calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of
  * a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
  * its twin, which starts with it, and for blocks that come before it in the grid: the hardware starts them in that
- * order, CUDA does not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the kernel has
- * written into shared memory of its own. */
+ * order, CUDA does not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the
+ * kernel has written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -2770,9 +2773,9 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
  *   row, token   in   row is a multiple of 4, row < W.rows and token < n
  *   sum          in   sums of rows row .. row + 3 of this token; those from W.rows on are padding
  *
- *   Calls        once for every sum, in the block of the last range of K. Of a warp, lanes 0..15 have 64 neighbouring
- *                rows of one token, lanes 16..31 of the next token; lanes without a row or token are not there, so use
- *                no shuffle and no barrier without asking who is.
+ *   Calls        once for every sum, in a block of the last range of K, or of the last two (spinfer_finishes()). Of a
+ *                warp, lanes 0..15 have 64 neighbouring rows of one token, lanes 16..31 of the next token; lanes
+ *                without a row or token are not there, so use no shuffle and no barrier without asking who is.
  *   Order        64-bit arithmetic for addresses: token * args->ldy is 64-bit because ldy is
  *   Memory       no __shared__ arrays, neither here nor in a kernel of your own: the dynamic part must start where
  *                shared memory starts. Own memory is own_bytes of a spinfer_kernel (section 8). */
@@ -3695,8 +3698,8 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma; 1772 for `twin`. Its choice was 0.1 to 1.2 % slower on average
- * than the best of a layer's timed plans. Microseconds. */
+ * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma; 1004 for `twin`. Its choice was 0.1 to 1.2 %
+ * slower on average than the best of a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
     double latency; /* a stage of a team that is alone on the SM ..                                          */

@@ -166,8 +166,7 @@ static void test_shared_memory(void)
         sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
-        if (p.splits % 2 == 0 &&
-            spinfer_may_twin(p.tokens)) { /* what a twin sends: 64 rows of every second pair of tokens */
+        if (p.splits % 2 == 0 && spinfer_may_twin(p.tokens)) { /* of a twin 64 rows of every second two tokens */
             CHECK(s.mail >= sums_end && s.mail % 16 == 0);
             CHECK(s.total >= s.mail + (uint32_t)p.strips * (tokens / 4) * 2 * SPINFER_GROUP_ROWS * sizeof(float));
         }

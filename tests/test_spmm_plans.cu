@@ -264,8 +264,8 @@ static void test_wgmma_is_seen(void)
     CHECK(device.wgmma == has);
 }
 
-/* On Hopper the sums of two ranges of K, and 32 tokens or more, travel through shared memory: the workspace may hold anything. Elsewhere the
- * first launch would read messages in it, and none of what follows is true. */
+/* On Hopper, from 32 tokens on, the sums of two ranges of K travel through shared memory: the workspace may hold
+ * anything. Elsewhere the launch would read messages in it, and none of what follows is true. */
 static void test_twins(void)
 {
     const weights W = weights_random(200, 1050, 0.5, SPINFER_FP16, 5);
