@@ -1256,6 +1256,16 @@ SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
  * the compiler then makes a main loop that is 3 to 5 % slower, for layers with an odd number of ranges, too (H200). */
 SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 32; }
 
+/* spinfer_twin_token() : first token of unit i of those that the twin of this rank, 0 or 1, finishes.
+ * spinfer_twin_units() : how many they are, of a strip with this many tokens. spinfer_twin_mail() : bytes from
+ * spinfer_smem.mail to unit i of a strip of the block. */
+SPINFER_HD uint32_t spinfer_twin_token(uint32_t i, uint32_t rank) { return 4 * i + 2 * rank; }
+SPINFER_HD uint32_t spinfer_twin_units(uint32_t tokens, uint32_t rank) { return ((tokens + 1) / 2 + 1 - rank) / 2; }
+SPINFER_HD uint32_t spinfer_twin_mail(int tokens, uint32_t strip, uint32_t i)
+{
+    return strip * (uint32_t)(tokens / 4 * 512) + i * 512;
+}
+
 /* spinfer_smem_layout() : of a block with this plan, with own_bytes (spinfer_kernel) for the kernel itself. */
 SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t max_record, uint32_t own_bytes)
 {
@@ -1278,7 +1288,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
-    if (spinfer_may_twin(plan->tokens) && plan->splits % 2 == 0) end += (uint32_t)plan->strips * tokens / 4 * 512;
+    if (spinfer_may_twin(plan->tokens) && plan->splits % 2 == 0)
+        end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
     s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
@@ -2166,12 +2177,12 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
 {
     const uint32_t strips = (uint32_t)args->plan.strips, barriers = smem + args->layout.twin;
     const uint32_t below = spinfer_row_groups(args->W.rows) - block->row_group * strips; /* strips from the first on */
-    const uint32_t units = (spinfer_min(args->n - block->token, (uint32_t)args->plan.tokens) + 1) / 2; /* of a strip */
+    const uint32_t tokens = spinfer_min(args->n - block->token, (uint32_t)args->plan.tokens);
     spinfer_mbarrier_init(barriers, warps);
     spinfer_mbarrier_init(barriers + 8, 1);
     spinfer_mbarrier_fence();
     spinfer_mbarrier_arrive_expect(barriers + 8,
-                                   512 * ((units + 1 - block->split % 2) / 2) * spinfer_min(below, strips));
+                                   512 * spinfer_twin_units(tokens, block->split % 2) * spinfer_min(below, strips));
 }
 
 /* spinfer_block_open() : spinfer_block_start(), or the start of a helper; `helps` is a compile-time constant. */
@@ -2575,7 +2586,7 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
-    const uint32_t mail = args->layout.mail + block->strip * (uint32_t)(n_frags * 1024) + 16 * lane;
+    const uint32_t mail = args->layout.mail + spinfer_twin_mail(8 * n_frags, block->strip, 0) + 16 * lane;
     const uint32_t to = twin_barriers - args->layout.twin + mail;
     const uint32_t token_stride = spinfer_sums_stride(team_warps, 8 * n_frags);
     const uint32_t at = sums_of_strip + lane / 16 * token_stride + 16 * (lane % 16);
@@ -2584,16 +2595,16 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
     spinfer_mbarrier_wait(barriers, 0);
     SPINFER_NO_UNROLL
-    for (uint32_t i = warp; 4 * i + 2 * (1 - rank) < tokens; i += warps) {
-        const uint32_t from = at + (4 * i + 2 * (1 - rank)) * token_stride;
+    for (uint32_t i = warp; spinfer_twin_token(i, 1 - rank) < tokens; i += warps) {
+        const uint32_t from = at + spinfer_twin_token(i, 1 - rank) * token_stride;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);
         spinfer_cluster_store(to + i * 512, sum.row, twin_barriers + 8);
     }
     SPINFER_NO_UNROLL
-    for (uint32_t i = warps - 1 - warp; 4 * i + 2 * rank < tokens; i += warps) {
-        const uint32_t token = 4 * i + 2 * rank, from = at + token * token_stride;
+    for (uint32_t i = warps - 1 - warp; spinfer_twin_token(i, rank) < tokens; i += warps) {
+        const uint32_t token = spinfer_twin_token(i, rank), from = at + token * token_stride;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
 #pragma unroll 4
         for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);

@@ -129,6 +129,28 @@ static void test_bands(void)
     CHECK(sizeof seen == SPINFER_ENCODE_WARPS * 32); /* as many BitmapTiles as lanes: none is left over */
 }
 
+/* Twins: each unit of two tokens has one of them, the bytes that it waits for are those that it gets, and no two units
+ * share a place. Otherwise a launch would wait forever, or add what is not its own. */
+static void test_twins(void)
+{
+    int all;
+    for (all = 32; all <= 64; all += 8) { /* tokens of a kernel */
+        uint32_t tokens, rank, i, strip;
+        for (tokens = 1; tokens <= (uint32_t)all; tokens++) {
+            unsigned char seen[32] = {0};
+            for (rank = 0; rank < 2; rank++) {
+                for (i = 0; spinfer_twin_token(i, rank) < tokens; i++)
+                    CHECK(spinfer_twin_token(i, rank) % 2 == 0 && !seen[spinfer_twin_token(i, rank) / 2]++);
+                CHECK(spinfer_twin_units(tokens, rank) == i && i <= (uint32_t)all / 4);
+            }
+            for (i = 0; i < (tokens + 1) / 2; i++) CHECK(seen[i]);
+        }
+        for (strip = 0; strip < 28; strip++)
+            for (i = 0; i < (uint32_t)all / 4; i++)
+                CHECK(spinfer_twin_mail(all, strip, i) == ((uint32_t)all / 4 * strip + i) * 2 * SPINFER_GROUP_ROWS * 4);
+    }
+}
+
 /* The parts of a block's shared memory: in their order, none in another, aligned as their users need. */
 static void test_shared_memory(void)
 {
@@ -566,6 +588,7 @@ int main(int argc, char **argv)
     test_sums_banks();
     test_bands();
     test_shared_memory();
+    test_twins();
 
     encode = text_read(argv[1], "spinfer_encode.h");
     check_fig1(&encode);
