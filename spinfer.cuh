@@ -141,8 +141,8 @@ typedef struct spinfer_plan {
     int warps_k;   /* teams that share the columns of a strip, >= 1                                              */
     int stages;    /* stages of each team in shared memory, 2 .. 8, and team * stages <= 16                      */
     int splits;    /* ranges of K, 1 .. groups along K (at most 1024), each with its own blocks; the sums are added
-                      through the workspace, in the order of K. On Hopper, from 32 tokens on, an even number is
-                      better: neighbouring ranges then add theirs through shared memory first (FIG 8a)           */
+                      through the workspace, in the order of K. If their number is even, on Hopper and from 32
+                      tokens on, two neighbouring ranges add theirs through shared memory first (FIG 8a)         */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
                       and even unless x_pieces is 1                                                              */
     int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
@@ -829,7 +829,7 @@ SPINFER_DEVICE void spinfer_mbarrier_wait(spinfer_shared barrier, uint32_t parit
  * spinfer_cluster_arrive()  all threads of both blocks arrive ..
  * spinfer_cluster_wait()    .. and behind this the barriers of the other block may be used, if it has called
  *                           spinfer_mbarrier_fence() before it arrived. Nothing else is made visible: to order memory
- *                           the hardware would wait for the L2, 0.7 us. Scope: warp.
+ *                           the hardware would wait for the L2, 0.75 us. Scope: warp.
  * spinfer_cluster_address() what lies at the same place in the shared memory of that block
  * spinfer_cluster_signal()  one arrival at a barrier of the other block: it may write where this thread has read
  * spinfer_cluster_store()   16 bytes to the other block; they report to a barrier of that block, which makes them
@@ -2379,7 +2379,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     if (n_frags == 2) l.tile = spinfer_pin(l.tile, lane);
     if (early && ring->col < cols) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, ring, lane), &l);
     if (early) __syncwarp(); /* the table is complete */
-    uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, ring->col);
+    uint32_t x =
+        wide ? spinfer_x_at(team_warps, n_frags, x_lane, ring->col) : 0; /* there it runs on through all slots */
     SPINFER_NO_UNROLL
     for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t x_slot = turn % 256;
@@ -2460,6 +2461,13 @@ SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
                  : "r"(address)
                  : "memory");
     spinfer_add_sums(v, w);
+}
+
+/* Adds the sums of the teams of a strip, by rising part of K. */
+SPINFER_DEVICE void spinfer_add_teams(uint32_t at, uint32_t stride, uint32_t teams, spinfer_sums *sum)
+{
+#pragma unroll 4
+    for (uint32_t k = 0; k < teams; k++) spinfer_shared_add_sums(at + k * stride, sum);
 }
 
 /* Partial sums travel between blocks through global memory, each float its own message: zero bits say "not there yet",
@@ -2598,18 +2606,16 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     for (uint32_t i = warp; spinfer_twin_token(i, 1 - rank) < tokens; i += warps) {
         const uint32_t from = at + spinfer_twin_token(i, 1 - rank) * token_stride;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
-#pragma unroll 4
-        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);
-        spinfer_cluster_store(to + i * 512, sum.row, twin_barriers + 8);
+        spinfer_add_teams(from, stride, warps_k, &sum);
+        spinfer_cluster_store(to + spinfer_twin_mail(8 * n_frags, 0, i), sum.row, twin_barriers + 8);
     }
     SPINFER_NO_UNROLL
     for (uint32_t i = warps - 1 - warp; spinfer_twin_token(i, rank) < tokens; i += warps) {
         const uint32_t token = spinfer_twin_token(i, rank), from = at + token * token_stride;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
-#pragma unroll 4
-        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(from + k * stride, &sum);
+        spinfer_add_teams(from, stride, warps_k, &sum);
         spinfer_mbarrier_wait(barriers + 8, 0);
-        spinfer_shared_add_sums(smem + mail + i * 512, &sum);
+        spinfer_shared_add_sums(smem + mail + spinfer_twin_mail(8 * n_frags, 0, i), &sum);
         if (!spinfer_finishes(args, block)) { /* the last messages of the ranges, before those of helpers */
             spinfer_global_send_sums(spinfer_messages(n_frags, args, block, strip, (splits + block->split) / 2) +
                                          256 * token + 16 * lane,
@@ -2671,8 +2677,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
             sums_of_strip + (2 * pair + lane / 16) * spinfer_sums_stride(team_warps, 8 * n_frags) + 16 * (lane % 16);
         spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
         if (token >= args->n || strip * SPINFER_GROUP_ROWS >= args->W.rows) break;
-#pragma unroll 4
-        for (uint32_t k = 0; k < warps_k; k++) spinfer_shared_add_sums(at + k * stride, &sum);
+        spinfer_add_teams(at, stride, warps_k, &sum);
         if (!last) {
             spinfer_global_send_sums(messages + 512 * pair, sum);
         } else {
@@ -3733,6 +3738,12 @@ typedef struct spinfer_detail_model {
     double twin;    /* to add what a twin sends, for each unit of a warp, and again if there are more ranges */
 } spinfer_detail_model;
 
+/* Do neighbouring ranges of K run as clusters of two blocks (FIG 8a)? */
+static inline int spinfer_detail_clusters(const spinfer_plan *plan, const spinfer_device *device)
+{
+    return device->compute == 90 && plan->splits % 2 == 0;
+}
+
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
  * spinfer_kernel_estimate() scales it. */
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
@@ -3762,11 +3773,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                                                                          : row];
     const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
     const uint32_t              share = spinfer_helper_share(plan, W->rows);
-    const int twins = device->compute == 90 && plan->splits % 2 == 0 && spinfer_may_twin(plan->tokens); /* FIG 8a */
-    const uint32_t senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
-    const int      step = plan->warps_k * plan->team;
-    const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
-    const double   blocks =
+    const int                   twins = spinfer_detail_clusters(plan, device) && spinfer_may_twin(plan->tokens);
+    const uint32_t              senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
+    const int                   step = plan->warps_k * plan->team;
+    const double                rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
+    const double                blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
     const double room = (double)device->sm_count * blocks_per_sm;
     const double waves = (double)(uint64_t)((blocks + room - 1) / room);
@@ -4120,7 +4131,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
-    clusters = device.compute == 90 && args.plan.splits % 2 == 0;
+    clusters = spinfer_detail_clusters(&args.plan, &device);
     args.twins = clusters && spinfer_may_twin(args.plan.tokens);
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
