@@ -214,7 +214,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 96 % of 1120 rows, 81 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 82 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -4019,10 +4019,11 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
     return (data < most ? data : most) + 4.0 * groups + 2.0 * (double)n * ((double)W->rows + (double)W->cols);
 }
 
-/* The model that ranks plans follows the decode. Where records are large, memory decides: then a launch takes 5.2 us
- * and its bytes at 89 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to
- * bench/results/h200-fp16-iid.csv and to earlier runs: 3.2 % off on average, 12 % at most. Code for sm_80 has fewer
- * warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
+/* The model that ranks plans follows the decode, and was fitted before spinfer_ask_early(), which saves all plans about
+ * the same time. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what can
+ * be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 % off on average,
+ * 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors below, measured with
+ * it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
@@ -4050,7 +4051,8 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
         2 * plan->strips * plan->warps_k * plan->team <= spinfer_detail_max_warps(kernel, device) &&
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total <= spinfer_detail_smem_limit(device, 2);
     decode_us = spinfer_detail_estimate(plan, W, n, device, two_blocks ? 2 : 1) * (1980.0 / clock_mhz);
-    read_us = 5.2 + spinfer_detail_spmm_bytes(W, n) / (0.89 * bytes_per_us);
+    if (device->compute >= 90) decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
+    read_us = 4.7 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
     if (device->compute < 90) estimate->spmm_us *= plan->tokens <= 8 ? 1.18 : plan->tokens <= 16 ? 1.28 : 1.32;
