@@ -3761,12 +3761,15 @@ typedef struct spinfer_detail_model {
     double twin;    /* to add what a twin sends, for each unit of a warp, and again if there are more ranges */
 } spinfer_detail_model;
 
-/* spinfer_spmm_args.mean, if the records are known to have about the same size. A slice keeps the data_bytes of its
- * parent, and then the mean comes out as more than the maximum. */
+/* spinfer_spmm_args.mean, if the records are known to have about the same size and data begins with the first one. What
+ * spinfer_encode_device() describes is not known. A slice has neither its own data nor its own data_bytes: one of
+ * columns has the group_ld of its parent, and for one of rows the mean comes out as more than the maximum, unless nearly
+ * all rows are left. */
 static inline uint32_t spinfer_detail_mean(const spinfer_matrix *W)
 {
     const uint64_t groups = (uint64_t)spinfer_row_groups(W->rows) * W->group_ld, most = (uint64_t)W->max_record * 64;
-    const uint64_t mean = W->data_bytes * 64 / groups;
+    const uint64_t mean = (W->data_bytes - 127) * 64 / groups; /* without the padding at the end, up to 127 bytes */
+    if (W->group_ld != spinfer_col_groups(W->cols) || W->max_record == SPINFER_RECORD_MAX_BYTES) return 0;
     return mean <= most && mean >= most / 4 * 3 ? (uint32_t)mean : 0;
 }
 

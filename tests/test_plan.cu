@@ -482,6 +482,38 @@ static void test_estimate_refusals(void)
     CHECK_SPINFER(spinfer_spmm_estimate(&changed, &W, 16, &h200, &e));
 }
 
+/* Where a kernel looks for the first records before their offsets are there (spinfer_ask_early()). If all records have
+ * the same size it is wrong by no more than the padding at the end of the data. */
+static void test_mean(void)
+{
+    enum { ROWS = 256, COLS = 992, GROUPS = ROWS / SPINFER_GROUP_ROWS * (COLS / SPINFER_GROUP_COLS) };
+    static uint16_t dense[ROWS * COLS];
+    spinfer_matrix  W, part;
+    uint32_t        i;
+    for (i = 0; i < ROWS * COLS; i += 2) dense[i] = 0x3c00; /* every second weight: records of the same size */
+    W = encode_matrix(dense, ROWS, COLS, SPINFER_FP16);
+    CHECK(spinfer_detail_mean(&W) > 0);
+    for (i = 0; i < GROUPS; i++) {
+        const uint64_t guess = (uint64_t)i * spinfer_detail_mean(&W) >> 6, place = 16ull * W.offsets[i];
+        CHECK(guess <= place && place - guess < 128);
+    }
+    /* slices: nobody knows where their data begins */
+    CHECK_SPINFER(spinfer_slice_rows(&W, 64, 128, &part));
+    CHECK(spinfer_detail_mean(&part) == 0);
+    CHECK_SPINFER(spinfer_slice_cols(&W, 32, 64, &part));
+    CHECK(spinfer_detail_mean(&part) == 0);
+    CHECK_SPINFER(spinfer_slice_cols(&W, 0, 960, &part));
+    CHECK(spinfer_detail_mean(&part) == 0);
+    /* records of unknown or very different sizes */
+    part = W;
+    part.max_record = W.max_record / 2 * 3;
+    CHECK(spinfer_detail_mean(&part) == 0);
+    part.max_record = SPINFER_RECORD_MAX_BYTES;
+    part.data_bytes = SPINFER_RECORD_MAX_BYTES * GROUPS / 128 * 128;
+    CHECK(spinfer_detail_mean(&part) == 0);
+    free_matrix(&W);
+}
+
 /* How far the estimates are from the times of some rows. */
 typedef struct accuracy {
     int    n, rows, right; /* right: rows in which the faster one was named */
@@ -576,6 +608,7 @@ int main(int argc, char **argv)
     test_fewer_tokens();
     test_wgmma();
     test_helpers();
+    test_mean();
     /* what a kernel asks for first lies in one line of the constant cache; the tensor map is aligned */
     CHECK(offsetof(spinfer_spmm_args, layout) + offsetof(spinfer_smem, total) <= 192);
     CHECK(offsetof(spinfer_spmm_args, x_map) % 64 == 0);
