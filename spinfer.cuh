@@ -1090,6 +1090,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *     copy engine   s0 s1                        s2                        s3
  *     warps            wait s0  scan decode+mma  wait s1  scan decode+mma  wait s2 ..
  *     scan: words and the places of their first values go to a table, where a lane reads 16 bytes a TCTile
+ *     start: the offsets of the first records are asked for; the records themselves, where they probably lie, for L2
+ *     (spinfer_ask_early()); barriers are made; then X, the first stage of each team and the others are asked for
  *
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K.
