@@ -961,8 +961,12 @@ SPINFER_DEVICE void spinfer_bulk_fence(void)
 #endif
 }
 
-/* spinfer_prefetch() : fetches the cache line of an address in global memory. */
+/* spinfer_prefetch() : fetches the cache line of an address in global memory. spinfer_prefetch_l2() : as far as L2. */
 SPINFER_DEVICE void spinfer_prefetch(const void *address) { asm volatile("prefetch.global.L1 [%0];" ::"l"(address)); }
+SPINFER_DEVICE void spinfer_prefetch_l2(const void *address)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
 
 /* spinfer_arrive_global() : counts an arrival and returns the number before. Release and acquire: what this thread saw
  * written before is visible to those who count later. */
@@ -2190,10 +2194,11 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
 
 /* spinfer_ask_early() : asks L2 for what a strip probably reads first: its records begin about where they would if all
  * had the same size. Their offsets take most of a microsecond to arrive, and with this the records are on their way
- * meanwhile: 0.1 to 0.45 us less for a launch, 4 % of 4096 x 4096 with 8 tokens (H200). A wrong guess costs what it reads
- * and changes no result. Behind the loads of the offsets, and 2 KB for three of four warps, side by side: who asks for
- * more makes the offsets and X wait in the same queues, and is up to 1 us slower than who asks for nothing; 2 KB of each
- * warp's own record, so that none is complete, save a third less.
+ * meanwhile: 0.1 to 0.45 us less for a launch on layers below 60 MB, 4 % of 4096 x 4096 with 8 tokens (H200); the code
+ * for sm_80 gains nothing. A wrong guess costs what it reads and changes no result. Behind the loads of the offsets, and
+ * 2 KB for three of four warps, side by side: who asks for two stages is up to 3 us slower than who asks for nothing
+ * (offsets and X probably wait in the same queues); 2 KB of each warp's own record, so that none is complete, save a
+ * quarter less.
  *
  *   group         number of the record that lies first; of its row, `warps` warps are about to read the next ones
  *   warp, warps   of the calling warp, among those of the strip
@@ -2203,7 +2208,7 @@ SPINFER_DEVICE void spinfer_ask_early(const spinfer_spmm_args *args, uint32_t gr
 {
     const uint64_t at = ((uint64_t)group * args->mean >> 6) + 64 * (32 * warp + lane);
     if (SPINFER_HAS_BULK_COPY && args->mean && 4 * warp < 3 * warps && at < args->W.data_bytes)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((const unsigned char *)args->W.data + at) : "memory");
+        spinfer_prefetch_l2((const unsigned char *)args->W.data + at);
 }
 
 /* spinfer_block_open() : spinfer_block_start(), or the start of a helper; `helps` is a compile-time constant. */
@@ -4024,11 +4029,11 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
     return (data < most ? data : most) + 4.0 * groups + 2.0 * (double)n * ((double)W->rows + (double)W->cols);
 }
 
-/* The model that ranks plans follows the decode, and was fitted before spinfer_ask_early(), which saves all plans about
- * the same time. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what can
- * be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 % off on average,
- * 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors below, measured with
- * it on an H200. */
+/* The model that ranks plans follows the decode, and was fitted before spinfer_ask_early(): 0.2 or 0.6 us less fit the
+ * times since then. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what
+ * can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 % off on
+ * average, 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors below,
+ * measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
