@@ -2195,10 +2195,10 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
 /* spinfer_ask_early() : asks L2 for what a strip probably reads first: its records begin about where they would if all
  * had the same size. Their offsets take most of a microsecond to arrive, and with this the records are on their way
  * meanwhile: 0.1 to 0.45 us less for a launch on layers below 60 MB, 4 % of 4096 x 4096 with 8 tokens (H200); the code
- * for sm_80 gains nothing. A wrong guess costs what it reads and changes no result. Behind the loads of the offsets, and
- * 2 KB for three of four warps, side by side: who asks for two stages is up to 3 us slower than who asks for nothing
- * (offsets and X probably wait in the same queues); 2 KB of each warp's own record, so that none is complete, save a
- * quarter less.
+ * for sm_80 gains nothing. A wrong guess costs what it reads and changes no result. Behind the loads of the offsets,
+ * and 2 KB for three of four warps, side by side: who asks for two stages is up to 3 us slower than who asks for
+ * nothing (offsets and X probably wait in the same queues); 2 KB of each warp's own record, so that none is complete,
+ * save a quarter less.
  *
  *   group         number of the record that lies first; of its row, `warps` warps are about to read the next ones
  *   warp, warps   of the calling warp, among those of the strip
@@ -3770,8 +3770,8 @@ typedef struct spinfer_detail_model {
 
 /* spinfer_spmm_args.mean, if the records are known to have about the same size and data begins with the first one. What
  * spinfer_encode_device() describes is not known. A slice has neither its own data nor its own data_bytes: one of
- * columns has the group_ld of its parent, and for one of rows the mean comes out as more than the maximum, unless nearly
- * all rows are left. */
+ * columns has the group_ld of its parent, and for one of rows the mean comes out as more than the maximum, unless
+ * nearly all rows are left. */
 static inline uint32_t spinfer_detail_mean(const spinfer_matrix *W)
 {
     const uint64_t groups = (uint64_t)spinfer_row_groups(W->rows) * W->group_ld, most = (uint64_t)W->max_record * 64;
