@@ -2206,9 +2206,9 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
 SPINFER_DEVICE void spinfer_ask_early(const spinfer_spmm_args *args, uint32_t group, uint32_t warp, uint32_t warps,
                                       uint32_t lane)
 {
-    const uint64_t at = ((uint64_t)group * args->mean >> 6) + 64 * (32 * warp + lane);
-    if (SPINFER_HAS_BULK_COPY && args->mean && 4 * warp < 3 * warps && at < args->W.data_bytes)
-        spinfer_prefetch_l2((const unsigned char *)args->W.data + at);
+    const uint32_t at = (uint32_t)((uint64_t)group * args->mean >> 12) + 32 * warp + lane; /* in units of 64 bytes */
+    if (SPINFER_HAS_BULK_COPY && args->mean && 4 * warp < 3 * warps && at < (uint32_t)(args->W.data_bytes / 64))
+        spinfer_prefetch_l2((const unsigned char *)args->W.data + (uint64_t)at * 64);
 }
 
 /* spinfer_block_open() : spinfer_block_start(), or the start of a helper; `helps` is a compile-time constant. */
