@@ -130,9 +130,9 @@ typedef struct spinfer_device {
 
 /* spinfer_plan : how one multiplication is cut into blocks and warps. spinfer_spmm_plan() fills it; change it if you
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
- * teams walks along K in one strip through its own buffers: `team` GroupTiles at a time, every warps_k-th time (FIG 5).
- * A block has strips * warps_k * team warps: at most 28, with 32 and 64 tokens or on other GPUs than Hopper 16, and 20
- * with 64 tokens and wgmma. */
+ * teams walks along K in one strip through its own buffers, `team` GroupTiles at a time: every warps_k-th time, or with
+ * a team of 4 through a part of its own (FIG 5). A block has strips * warps_k * team warps: at most 28, with 32 and 64
+ * tokens or on other GPUs than Hopper 16. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64, for n tokens perhaps less; chooses the kernel    */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
@@ -145,7 +145,8 @@ typedef struct spinfer_plan {
                       tokens on, two neighbouring ranges add theirs through shared memory first (FIG 8a)         */
     int x_cols;    /* GroupTile columns (32 of K each) in a piece of X: a multiple of warps_k * team, at most 64,
                       and even unless x_pieces is 1                                                              */
-    int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K      */
+    int x_pieces;  /* pieces of X in shared memory, 1 .. 16; 1 only if it holds all columns of a range of K. With a
+                      team of 4 each of the warps_k parts of K has so many, of x_cols / warps_k columns          */
     int dependent; /* 1: programmatic dependent launch (sm_90): W is fetched while the kernel before still runs,
                       X and Y are touched after its end. W must not be written by that kernel.                   */
     int helpers;   /* further blocks, for each range of K and each block of tokens, without rows of their own: their
@@ -1083,8 +1084,9 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *               strip 1  t3   t4   t5   t3   t4   t5   t3   t4
  *     team = 2  strip 0  t0   t0   t1   t1   t2   t2   t0   t0       a stage is two records, and each of two warps
  *               strip 1  t3   t3   t4   t4   t5   t5   t3   t3       decodes half of their rows
- *     team = 4  strip 0  t0   t0   t0   t0   t1   t1   t1   t1       a stage is four records, and each of four warps
- *               strip 1  t3   t3   t3   t3   t4   t4   t4   t4       decodes a quarter of their rows
+ *     team = 4  strip 0  t0   t0   t0   t0   t1   t1   t2   t2       a stage is four records, and each of four warps
+ *               strip 1  t3   t3   t3   t3   t4   t4   t5   t5       decodes a quarter of their rows. Parts of whole
+ *                                                                    boxes, here of a range of eight columns
  *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
  *
  * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No
@@ -1229,17 +1231,28 @@ SPINFER_HD uint32_t spinfer_table_read_pairs(int lane) { return (uint32_t)(16 * 
  * several warps share the ring, one for warps that have left. */
 SPINFER_HD uint32_t spinfer_ring_barriers(int team) { return team > 1 ? 16 : 8; }
 
+/* spinfer_parts_apart() : do the teams of a strip divide K into consecutive parts, or take its records in turn (FIG 5)?
+ * Apart, a part has slots of X for itself, waits for nobody else, and its last stage is not the only one that is short:
+ * 1 to 3 % faster with 64 tokens (H200). spinfer_x_slots() : slots of X of a block: x_pieces for each part, or for all
+ * of them together. */
+SPINFER_HD int      spinfer_parts_apart(int team) { return team == 4; }
+SPINFER_HD uint32_t spinfer_x_slots(const spinfer_plan *plan)
+{
+    return (uint32_t)(plan->x_pieces * (spinfer_parts_apart(plan->team) ? plan->warps_k : 1));
+}
+
 /* Byte offsets into the dynamic shared memory of a block. The barriers [teams] of the rings come first. */
 typedef struct spinfer_smem {
-    uint32_t x_full;  /* [x_pieces] barriers: a piece of X has arrived                                     */
-    uint32_t x_empty; /* [x_pieces] barriers: all warps have left a piece ..                               */
-    uint32_t x_left;  /* [x_pieces] counters: .. and how many so far, to know who is the last              */
+    uint32_t x_full;  /* [slots of X] barriers: a piece of X has arrived                                   */
+    uint32_t x_empty; /* [slots of X] barriers: all warps that share it have left a piece ..               */
+    uint32_t x_left;  /* [slots of X] counters: .. and how many so far, to know who is the last            */
     uint32_t rings;   /* [teams][stages]; in the end the sums of the teams, over all that follows          */
     uint32_t stage;   /* bytes of a stage                                                                  */
+    uint32_t x;       /* slots of X, for a piece each: [boxes], spinfer_x_place(); a multiple of 1024      */
+    uint32_t x_piece; /* bytes of a piece ..                                                               */
+    uint32_t x_cols;  /* .. and its GroupTile columns                                                      */
     uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens], spinfer_sums_stride() */
     uint32_t tables;  /* [warps], SPINFER_TABLE                                                            */
-    uint32_t x;       /* pieces of X: [x_pieces][boxes], spinfer_x_place(); a multiple of 1024             */
-    uint32_t x_piece; /* bytes of a piece                                                                  */
     uint32_t total;   /* bytes of all                                                                      */
     uint32_t own;     /* between twin and rings, a multiple of 16: what the kernel wants for itself        */
     uint32_t twin;    /* two barriers, behind x_left: the twin's warps have left their memory .. (FIG 8a)  */
@@ -1278,25 +1291,26 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
     const uint32_t ring = (uint32_t)plan->stages * stage;
-    const uint32_t team_sums = tokens * spinfer_sums_stride(plan->team, plan->tokens);
+    const uint32_t team_sums = tokens * spinfer_sums_stride(plan->team, plan->tokens), slots = spinfer_x_slots(plan);
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
-    s.x_empty = s.x_full + 8 * (uint32_t)plan->x_pieces;
-    s.x_left = s.x_empty + 8 * (uint32_t)plan->x_pieces;
-    s.twin = (s.x_left + 4 * (uint32_t)plan->x_pieces + 7) / 8 * 8;
+    s.x_empty = s.x_full + 8 * slots;
+    s.x_left = s.x_empty + 8 * slots;
+    s.twin = (s.x_left + 4 * slots + 7) / 8 * 8;
     s.own = (s.twin + 2 * 8 + 15) / 16 * 16;
     s.rings = (s.own + own_bytes + 127) / 128 * 128;
     s.stage = stage;
     s.sums = ring > team_sums ? ring : team_sums;
     s.tables = s.rings + teams * ring;
     s.x = (s.tables + teams * (uint32_t)plan->team * SPINFER_TABLE + 1023) / 1024 * 1024;
-    s.x_piece = ((uint32_t)plan->x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
+    s.x_cols = (uint32_t)(plan->x_cols * plan->x_pieces) / slots;
+    s.x_piece = (s.x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
     if (spinfer_may_twin(plan->tokens) && plan->splits % 2 == 0)
         end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
-    s.total = s.x + (uint32_t)plan->x_pieces * s.x_piece;
+    s.total = s.x + slots * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
 }
@@ -1351,6 +1365,30 @@ SPINFER_HD uint32_t spinfer_plan_cols(const spinfer_plan *plan, uint32_t cols)
     return most < all ? most : all;
 }
 
+/* spinfer_part_begin() : the unit at which part `part` of a range of K begins. Each has `step` units, and the first
+ * `rest` of them one more. */
+SPINFER_HD uint32_t spinfer_part_begin(uint32_t part, uint32_t step, uint32_t rest)
+{
+    return part * step + (part < rest ? part : rest);
+}
+
+/* spinfer_divide() : n / d for n < 2^31 by spinfer_divisor_init(d), 1 <= d <= 2^31: n * factor >> shift. */
+typedef struct spinfer_divisor {
+    uint32_t factor, shift;
+} spinfer_divisor;
+
+SPINFER_HD spinfer_divisor spinfer_divisor_init(uint32_t d)
+{
+    spinfer_divisor by;
+    for (by.shift = 31; d > 1ull << (by.shift - 31); by.shift++) continue;
+    by.factor = (uint32_t)(((1ull << by.shift) + d - 1) / d);
+    return by;
+}
+SPINFER_HD uint32_t spinfer_divide(uint32_t n, spinfer_divisor by)
+{
+    return (uint32_t)((uint64_t)n * by.factor >> by.shift);
+}
+
 /* spinfer_helper_share() : records that each team of a helper takes of the tails; 0 without helpers.
  * spinfer_senders() : how many partial sums a strip receives, at most: one of each other range of K, and one of each
  * team of a helper that has a part of its tail. */
@@ -1373,6 +1411,7 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        k_cols;         /* GroupTile columns of all ranges of K, without the tail                      */
     uint32_t        k_unit;         /* spinfer_plan_unit()                                                         */
     uint32_t        k_step, k_rest; /* a range has k_step units, the last k_rest of them one more                  */
+    uint32_t        part_step, part_rest; /* k_step / warps_k, k_step % warps_k, if the parts are apart            */
     uint32_t        n;
     uint32_t        x_tensor; /* X comes by spinfer_tensor_copy()                    */
     uint32_t        twins;    /* the blocks are twins: clusters of two along z      */
@@ -1382,13 +1421,13 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint64_t        ldx;
     float          *partials; /* [blocks of tokens][strips][senders][pairs of tokens][2][64], spinfer_messages() */
     spinfer_smem    layout;
-    uint32_t        share;   /* spinfer_helper_share() */
-    uint32_t        senders; /* spinfer_senders()      */
+    uint32_t        share;    /* spinfer_helper_share() */
+    spinfer_divisor by_share; /* divides by it          */
+    uint32_t        senders;  /* spinfer_senders()      */
     float           alpha, beta;
     uint64_t        ldy;
-    uint32_t        mean; /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
-    uint32_t        unused[5];
-    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
+    uint32_t        mean;      /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
+    uint64_t        x_map[16]; /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
 
@@ -1440,6 +1479,22 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
     b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
     b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
+    return b;
+}
+
+/* spinfer_part_block() : the part of K of the calling warp's team as if it were a range of its own, where parts are
+ * apart; elsewhere the block. The parts of a range divide its units, and the first ones have one more. Scope: warp. */
+SPINFER_DEVICE spinfer_block spinfer_part_block(const int apart, const spinfer_spmm_args *args,
+                                                const spinfer_block *block)
+{
+    const uint32_t rest = args->part_rest + (block->cols > args->k_step * args->k_unit), unit = args->k_unit;
+    const uint32_t begin = unit * spinfer_part_begin(block->part, args->part_step, rest);
+    const uint32_t end = unit * spinfer_part_begin(block->part + 1, args->part_step, rest);
+    spinfer_block  b = *block;
+    if (apart) {
+        b.k_begin += begin; /* not of a part without columns, which asks for nothing */
+        b.cols = spinfer_min(end, block->cols) - spinfer_min(begin, block->cols);
+    }
     return b;
 }
 
@@ -2026,7 +2081,9 @@ SPINFER_DEVICE void spinfer_locate_pairs(uint32_t entry, const spinfer_lane *l, 
 }
 
 /* spinfer_load_pairs() : the two TCTiles of a record that a warp of a team of four has, into registers: all first
- * values, then all second ones. Two TCTiles at once take 4 % less time than one after the other (H200). */
+ * values, then all second ones. Two TCTiles at once take 4 % less time than one after the other (H200). Loading always
+ * and choosing by a byte permutation, without a wait between first and second, takes 4 % more: each load that is left
+ * out saves shared memory. */
 SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l, spinfer_frag_a *a)
 {
     uint32_t first[8], second[8];
@@ -2048,69 +2105,89 @@ SPINFER_DEVICE void spinfer_locate_record(uint32_t r, const spinfer_lane *l, spi
     spinfer_locate_pairs(entry + spinfer_table_place(1), l, &next[1]);
 }
 
-/* spinfer_wgmma_record() : sums += record number r of a stage, 32 columns, times 64 tokens, both of whose TCTiles are
- * located. Starts a group of wgmma. `more`: locates those of the next record meanwhile. */
-SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag_c *sums, spinfer_frag_a *a,
-                                         const spinfer_lane *l, spinfer_pairs *next, uint32_t r, const int more,
-                                         uint32_t x)
+/* spinfer_wgmma_record() : sums += record number r of a stage, 32 columns, times 64 tokens: two TCTiles. Between
+ * spinfer_wgmma_fence() and spinfer_wgmma_commit(). `x`: shared address of the box of X of the stage's first record. */
+SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag_c *sums, const spinfer_frag_a *a,
+                                         uint32_t r, uint32_t x)
 {
     const uint32_t columns = spinfer_wgmma_x(x + r / 2 * (64 * 2 * SPINFER_X_BOX) + r % 2 * 64);
-    spinfer_load_pairs(next, l, a);
-    if (more) spinfer_locate_record(r + 1, l, next);
-    spinfer_wgmma_fence();
     spinfer_wgmma_m64n64k16(dtype, sums, &a[0], columns);
     spinfer_wgmma_m64n64k16(dtype, sums, &a[1], columns + 32 / 16);
-    spinfer_wgmma_commit();
 }
 
-/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. `x`: shared address of the
- * box of X of the stage's first record. On return one group of wgmma may be under way: before the sums or X are
- * touched, spinfer_wgmma_wait(0). Scope: team. */
+/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. Two records are decoded and
+ * multiplied at a time while the product before is under way: that needs 121 registers, so a block has 16 warps, and
+ * takes 4 % less time than one record at a time in 20 warps of 96 (H200). On return one group of wgmma may be under
+ * way: before the sums or X are touched, spinfer_wgmma_wait(0). Scope: team. */
 SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, spinfer_frag_c *sums,
                                            const spinfer_lane *l, uint32_t count, uint32_t x, spinfer_ring *ring)
 {
-    spinfer_frag_a a[4];
-    spinfer_pairs  next[2];
+    spinfer_frag_a a[8];
+    spinfer_pairs  next[4];
     spinfer_scan   scan;
     if (count < 4) { /* the last stage, and it is short */
         SPINFER_NO_UNROLL
         for (uint32_t r = 0; r < count; r++) {
             spinfer_locate_record(r, l, next);
-            spinfer_wgmma_record(dtype, sums, a, l, next, r, 0, x);
+            spinfer_load_pairs(next, l, a);
+            spinfer_wgmma_fence();
+            spinfer_wgmma_record(dtype, sums, a, r, x);
+            spinfer_wgmma_commit();
             spinfer_wgmma_wait(0);
         }
         return;
     }
-    spinfer_locate_record(0, l, next);
+    spinfer_locate_record(0, l, &next[0]);
+    spinfer_locate_record(1, l, &next[2]);
     SPINFER_UNROLL
-    for (int r = 0; r < 4; r++) {
-        if (r == 3) {
+    for (int r = 0; r < 4; r += 2) {
+        spinfer_load_pairs(&next[0], l, &a[2 * r]);
+        spinfer_load_pairs(&next[2], l, &a[2 * r + 2]);
+        if (r == 0) {
+            spinfer_locate_record(2, l, &next[0]);
+            spinfer_locate_record(3, l, &next[2]);
+        } else {
             scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
             spinfer_scan_load(team, &scan, l);
         }
-        spinfer_wgmma_record(dtype, sums, &a[r % 2 * 2], l, next, (uint32_t)r, r < 3, x);
-        spinfer_wgmma_wait(1); /* the other two fragments are free */
+        spinfer_wgmma_fence();
+        spinfer_wgmma_record(dtype, sums, &a[2 * r], (uint32_t)r, x);
+        spinfer_wgmma_record(dtype, sums, &a[2 * r + 2], (uint32_t)r + 1, x);
+        spinfer_wgmma_commit();
+        spinfer_wgmma_wait(1); /* the other four fragments are free */
     }
     spinfer_count_before(1, scan.word, l, scan.before);
     __syncwarp(); /* all lanes have read the table */
     spinfer_scan_store(&scan, l);
 }
 
-/* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
- * lanes of one warp where there is an engine, otherwise of all lanes of the block. */
+/* spinfer_x_cols() : layout.x_cols. Where all parts share X it is that of the plan: with the one of the layout, the
+ * loops of those kernels had up to 14 instructions more. */
+SPINFER_DEVICE uint32_t spinfer_x_cols(const int team, const spinfer_spmm_args *args)
+{
+    return spinfer_parts_apart(team) ? args->layout.x_cols : (uint32_t)args->plan.x_cols;
+}
+
+/* spinfer_x_warps() : that share a slot of X: those of a part, or of the block. spinfer_x_arrivals() : that complete
+ * the `full` barrier of a slot, besides the bytes of the copy engine: of the lanes of one warp where there is an
+ * engine, otherwise of all lanes that share it. */
+SPINFER_DEVICE uint32_t spinfer_x_warps(const spinfer_plan *plan)
+{
+    return (uint32_t)(plan->strips * plan->team * (spinfer_parts_apart(plan->team) ? 1 : plan->warps_k));
+}
 SPINFER_DEVICE uint32_t spinfer_x_arrivals(const spinfer_plan *plan)
 {
-    return SPINFER_HAS_BULK_COPY ? 32 : (uint32_t)(32 * plan->strips * plan->warps_k * plan->team);
+    return SPINFER_HAS_BULK_COPY ? 32 : 32 * spinfer_x_warps(plan);
 }
 
 /* spinfer_copy_x() : copies number `part` of `parts` of a piece of X, GroupTile columns col .. col + x_cols - 1 of the
- * block's range, into a slot, without the copy engine: cp.async, or stores if X is not aligned. What lies outside X
+ * range of `block`, into a slot, without the copy engine: cp.async, or stores if X is not aligned. What lies outside X
  * becomes zeros, because 0 * NaN is no zero. Returns whether X is aligned. Scope: warp. */
 SPINFER_DEVICE int spinfer_copy_x(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                   uint32_t col, uint32_t slot, uint32_t part, uint32_t parts, uint32_t lane)
 {
     const uint32_t tokens = (uint32_t)args->plan.tokens;
-    const uint32_t boxes = (spinfer_min(block->cols - col, (uint32_t)args->plan.x_cols) + 1) / 2;
+    const uint32_t boxes = (spinfer_min(block->cols - col, args->layout.x_cols) + 1) / 2;
     const uint32_t first = (block->k_begin + col) * SPINFER_GROUP_COLS; /* column of X */
     const uint32_t to = smem + args->layout.x + slot * args->layout.x_piece;
     const int      aligned = ((uint64_t)args->X % 16 | args->ldx % 8) == 0;
@@ -2141,7 +2218,7 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
 #if SPINFER_HAS_BULK_COPY
     if (args->x_tensor) {
         const uint32_t box = (uint32_t)args->plan.tokens * 2 * SPINFER_X_BOX; /* bytes */
-        const uint32_t boxes = (spinfer_min(block->cols - col, (uint32_t)args->plan.x_cols) + 1) / 2;
+        const uint32_t boxes = (spinfer_min(block->cols - col, args->layout.x_cols) + 1) / 2;
         const uint32_t i = part + parts * lane; /* the instruction takes the lanes one by one, so several warps help */
         if (part == 0) spinfer_mbarrier_arrive_expect(full, lane == 0 ? boxes * box : 0);
         if (i < boxes)
@@ -2218,11 +2295,20 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
-    const uint32_t stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols;
-    const uint32_t team = block->strip * warps_k + block->part, warp = team * (uint32_t)team_warps + block->member;
-    const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
+    const int           apart = spinfer_parts_apart(team_warps) && !helps; /* a helper's teams share its X */
+    const spinfer_block own = spinfer_part_block(apart, args, block);
+    const uint32_t      stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k,
+                   x_cols = spinfer_x_cols(team_warps, args);
+    const uint32_t team = block->strip * warps_k + block->part;
     const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
-    const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? block->cols : 0; /* below the matrix: none */
+    const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? own.cols : 0; /* below the matrix: none */
+    /* The teams that take turns in a part of K, number `turn` of `turns`, and which of them shares X. */
+    const uint32_t turn = apart ? 0 : block->part, turns = apart ? 1 : warps_k;
+    const uint32_t x_teams = (uint32_t)plan->strips * turns, x_team = apart ? block->strip : team;
+    const uint32_t x_warps = x_teams * (uint32_t)team_warps, x_warp = x_team * (uint32_t)team_warps + block->member;
+    const uint32_t x_pieces =
+        helps && spinfer_parts_apart(team_warps) ? spinfer_x_slots(plan) : (uint32_t)plan->x_pieces;
+    const uint32_t x_slot = apart ? block->part * x_pieces : 0; /* the first one */
 
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -2232,35 +2318,42 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
         spinfer_ring_tails(team_warps, ring, &args->W, block->k_begin, block->cols, spinfer_helper_first(args, block),
                            args->share, lane);
     else
-        spinfer_ring_range(team_warps, ring, &args->W, strip, block->k_begin, cols, block->part, warps_k, lane);
+        spinfer_ring_range(team_warps, ring, &args->W, strip, own.k_begin, cols, turn, turns, lane);
     if (!helps && cols)
-        spinfer_ask_early(args, strip * args->W.group_ld + block->k_begin,
-                          block->part * (uint32_t)team_warps + block->member, warps_k * (uint32_t)team_warps, lane);
+        spinfer_ask_early(args, strip * args->W.group_ld + own.k_begin, turn * (uint32_t)team_warps + block->member,
+                          turns * (uint32_t)team_warps, lane);
     spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
     SPINFER_NO_UNROLL
-    for (uint32_t i = warp; i < x_pieces && lane == 0; i += warps) {
-        spinfer_mbarrier_init(smem + layout.x_full + 8 * i, spinfer_x_arrivals(plan));
-        spinfer_mbarrier_init(smem + layout.x_empty + 8 * i, 32 * warps);
-        spinfer_shared_store_u32(smem + layout.x_left + 4 * i, 0);
+    for (uint32_t i = x_warp; i < x_pieces && lane == 0; i += x_warps) {
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(plan));
+        spinfer_mbarrier_init(smem + layout.x_empty + 8 * (x_slot + i), 32 * x_warps);
+        spinfer_shared_store_u32(smem + layout.x_left + 4 * (x_slot + i), 0);
     }
     spinfer_mbarrier_fence();
     __syncthreads(); /* the barriers are ready for all */
 
     /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
-    const uint32_t teams = (uint32_t)plan->strips * warps_k; /* warps that fetch W have the last parts of X, or none */
-    uint32_t       x_part = (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * teams + team;
-    if (!plan->dependent) spinfer_fetch_x(args, block, smem, 0, 0, x_part, warps, lane);
+    uint32_t x_part = (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
+    uint32_t x_next = plan->dependent ? 0 : 1; /* (warps that fetch W have the last parts of X, or none) */
+    if (!plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, x_part, x_warps, lane);
+    if (helps && spinfer_parts_apart(team_warps) && !plan->dependent) { /* pieces are small, and it needs them all */
+        SPINFER_NO_UNROLL
+        for (; x_next < x_pieces && x_next * x_cols < own.cols; x_next++) {
+            x_part = x_part ? x_part - 1 : x_warps - 1; /* so that not the same warps do all */
+            spinfer_fetch_x(args, &own, smem, x_next * x_cols, x_slot + x_next, x_part, x_warps, lane);
+        }
+    }
     spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
     SPINFER_NO_UNROLL
-    for (uint32_t i = plan->dependent ? 0 : 1; i < x_pieces && i * x_cols < block->cols; i++) {
-        x_part = x_part ? x_part - 1 : warps - 1; /* so that not the same warps do all */
-        spinfer_fetch_x(args, block, smem, i * x_cols, i, x_part, warps, lane);
+    for (; x_next < x_pieces && x_next * x_cols < own.cols; x_next++) {
+        x_part = x_part ? x_part - 1 : x_warps - 1;
+        spinfer_fetch_x(args, &own, smem, x_next * x_cols, x_slot + x_next, x_part, x_warps, lane);
     }
     spinfer_ring_fetch(team_warps, ring, 1, stages, lane);
 }
@@ -2385,14 +2478,21 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
 {
     const spinfer_plan *plan = &args->plan;
     const spinfer_smem  layout = args->layout;
-    const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = (uint32_t)plan->x_cols, cols = ring->cols;
+    const int           apart = spinfer_parts_apart(team_warps);
+    const spinfer_block own = spinfer_part_block(apart, args, block);
+    const uint32_t      warps_k = (uint32_t)plan->warps_k, x_cols = spinfer_x_cols(team_warps, args);
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
-    const uint32_t warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, x_pieces = (uint32_t)plan->x_pieces;
-    const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
-    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
-    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    uint32_t       x_lane = wide ? smem + layout.x : spinfer_x_lane(smem + layout.x, lane);
-    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    const uint32_t      warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, cols = ring->cols;
+    const uint32_t      x_pieces = (uint32_t)plan->x_pieces;
+    const uint32_t      x_warps = apart ? (uint32_t)plan->strips * (uint32_t)team_warps : warps;
+    const uint32_t      x_warp = apart ? block->strip * (uint32_t)team_warps + block->member : warp;
+    const uint32_t      x_first = apart ? block->part * x_pieces : 0; /* slot of X, where the ones of this part begin */
+    const uint32_t      strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
+    const uint32_t      flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
+    const int           wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t      x_begin = smem + layout.x + x_first * layout.x_piece;
+    uint32_t            x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
+    uint32_t            turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
@@ -2412,20 +2512,20 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     uint32_t x =
         wide ? spinfer_x_at(team_warps, n_frags, x_lane, ring->col) : 0; /* there it runs on through all slots */
     SPINFER_NO_UNROLL
-    for (uint32_t piece = 0; piece < block->cols; piece += x_cols) { /* `piece`: its first column */
+    for (uint32_t piece = 0; piece < own.cols; piece += x_cols) { /* `piece`: its first column */
         const uint32_t x_slot = turn % 256;
         uint32_t       refilled = 0;
-        if (!SPINFER_HAS_BULK_COPY && piece > 0 && piece + (x_pieces - 1) * x_cols < block->cols)
-            refilled =
-                spinfer_refill_x(args, block, smem, piece + (x_pieces - 1) * x_cols, x_slot ? x_slot - 1 : x_pieces - 1,
-                                 turn / 256 ^ (x_slot == 0), warp, warps, lane);
+        if (!SPINFER_HAS_BULK_COPY && piece > 0 && piece + (x_pieces - 1) * x_cols < own.cols)
+            refilled = spinfer_refill_x(args, &own, smem, piece + (x_pieces - 1) * x_cols,
+                                        x_first + (x_slot ? x_slot - 1 : x_pieces - 1), turn / 256 ^ (x_slot == 0),
+                                        x_warp, x_warps, lane);
         uint32_t end = piece + x_cols < cols ? piece + x_cols : cols;
         if (!wide) x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = wide ? strides / 2 : spinfer_x_stride(n_frags, ring->step, ring->col - piece);
         if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it */
             end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
-        spinfer_mbarrier_wait(smem + layout.x_full + 8 * x_slot, turn / 256);
+        spinfer_mbarrier_wait(smem + layout.x_full + 8 * (x_first + x_slot), turn / 256);
         if (wide && !args->x_tensor) spinfer_bulk_fence(); /* X was written by threads, wgmma reads like an engine */
         SPINFER_NO_UNROLL
         while (ring->col < end) {
@@ -2445,9 +2545,9 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             if (team_warps == 1) stride = strides - stride;
         }
         spinfer_refilled_x(refilled);
-        if (piece + x_pieces * x_cols < block->cols) {
+        if (piece + x_pieces * x_cols < own.cols) {
             if (wide) spinfer_wgmma_wait(0); /* the tensor cores have left X */
-            spinfer_leave_x(args, block, smem, piece + x_pieces * x_cols, x_slot, turn / 256, warps, lane);
+            spinfer_leave_x(args, &own, smem, piece + x_pieces * x_cols, x_first + x_slot, turn / 256, x_warps, lane);
         }
         turn++;
         if (x_slot + 1 == x_pieces) {
@@ -2574,12 +2674,51 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
     if (count == 1) spinfer_global_receive(1, from, stride, sum);
 }
 
+/* The first two messages for the next unit of the last sum, asked for before they are needed. Zeros: not there yet, or
+ * nobody sends. Layers with helpers or three ranges of K take 1 to 2.5 % less time with 64 tokens (H200); kernels for
+ * fewer tokens have no registers for it. */
+typedef struct spinfer_asked {
+    spinfer_sums message[2];
+} spinfer_asked;
+
+SPINFER_HD int spinfer_asks_ahead(int team, int tokens) { return spinfer_uses_wgmma(team, tokens); }
+
+/* spinfer_global_ask() : of `count` messages, `stride` bytes apart; there may be none. */
+SPINFER_DEVICE void spinfer_global_ask(spinfer_asked *asked, const unsigned char *from, uint32_t count, uint32_t stride)
+{
+    SPINFER_UNROLL
+    for (int i = 0; i < 2; i++)
+        asm volatile("{ .reg .pred sent; setp.gt.u32 sent, %5, %6;\n"
+                     "@sent ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4]; }"
+                     : "+f"(asked->message[i].row[0]), "+f"(asked->message[i].row[1]), "+f"(asked->message[i].row[2]),
+                       "+f"(asked->message[i].row[3])
+                     : "l"(from + (uint32_t)i * stride), "r"(count), "r"(i)
+                     : "memory");
+}
+
+/* spinfer_global_take() : adds `count` messages, the first of which have been asked for. Scope: warp. */
+SPINFER_DEVICE void spinfer_global_take(spinfer_asked asked, const unsigned char *from, uint32_t count, uint32_t stride,
+                                        spinfer_sums *sum)
+{
+    const int arrived = spinfer_sums_arrived(asked.message[0]) && (count < 2 || spinfer_sums_arrived(asked.message[1]));
+    if (__all_sync(0xffffffffu, arrived)) {
+        SPINFER_UNROLL
+        for (uint32_t i = 0; i < 2; i++) {
+            if (count == 0) break;
+            spinfer_add_sums(sum, asked.message[i]);
+            spinfer_global_clear_sums(from);
+            from += stride, count--;
+        }
+    }
+    spinfer_global_receive_sums(from, count, stride, sum);
+}
+
 /* spinfer_helping() : teams of helpers that had a part of the tail of a strip. */
 SPINFER_DEVICE uint32_t spinfer_helping(const int n_frags, const spinfer_spmm_args *args, uint32_t strip)
 {
     const uint32_t begin = strip * (uint32_t)args->plan.tail, end = begin + (uint32_t)args->plan.tail;
     if (!spinfer_may_help(8 * n_frags) || !args->plan.helpers) return 0;
-    return (end - 1) / args->share - begin / args->share + 1;
+    return spinfer_divide(end - 1, args->by_share) - spinfer_divide(begin, args->by_share) + 1;
 }
 
 /* Of section 9. */
@@ -2630,8 +2769,19 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     const uint32_t at = sums_of_strip + lane / 16 * token_stride + 16 * (lane % 16);
     const uint32_t tokens = /* of the strip in this block */
         strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token, (uint32_t)(8 * n_frags)) : 0;
+    const int            ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
+    const uint32_t       first = warps - 1 - warp, message = spinfer_messages_bytes(n_frags);
+    const unsigned char *messages = NULL; /* for the next unit, from the ranges of K and then from helpers */
+    uint32_t             senders = 0;
+    spinfer_asked        asked = {};
+    if (ahead && args->senders > 1 && spinfer_finishes(args, block)) {
+        senders = spinfer_pin(splits / 2 - 1 + spinfer_helping(n_frags, args, strip), 0);
+        messages = spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * spinfer_twin_token(first, rank) +
+                   16 * lane;
+    }
     __syncthreads();                    /* the sums of all warps are visible, and the kernel's own memory */
     spinfer_mbarrier_wait(barriers, 0); /* also who sends nothing: its twin's signals must find it here */
+    if (senders) spinfer_global_ask(&asked, messages, spinfer_twin_token(first, rank) < tokens ? senders : 0, message);
     SPINFER_NO_UNROLL
     for (uint32_t i = warp; spinfer_twin_token(i, 1 - rank) < tokens; i += warps) {
         const uint32_t from = at + spinfer_twin_token(i, 1 - rank) * token_stride;
@@ -2640,7 +2790,7 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
         spinfer_cluster_store(to + spinfer_twin_mail(8 * n_frags, 0, i), sum.row, twin_barriers + 8);
     }
     SPINFER_NO_UNROLL
-    for (uint32_t i = warps - 1 - warp; spinfer_twin_token(i, rank) < tokens; i += warps) {
+    for (uint32_t i = first; spinfer_twin_token(i, rank) < tokens; i += warps) {
         const uint32_t token = spinfer_twin_token(i, rank), from = at + token * token_stride;
         spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
         spinfer_add_teams(from, stride, warps_k, &sum);
@@ -2652,10 +2802,17 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
                                      sum);
             continue;
         }
-        if (splits > 2 || (spinfer_may_help(8 * n_frags) && plan->helpers)) {
-            spinfer_global_receive_sums(
-                spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * token + 16 * lane,
-                splits / 2 - 1 + spinfer_helping(n_frags, args, strip), spinfer_messages_bytes(n_frags), &before);
+        if (ahead && senders) {
+            const uint32_t      next = spinfer_twin_token(i + warps, rank);
+            const spinfer_asked now = asked;
+            spinfer_global_ask(&asked, messages + 256 * (next - token), next < tokens ? senders : 0, message);
+            spinfer_global_take(now, messages, senders, message, &before);
+            spinfer_add_sums(&sum, before);
+            messages += 256 * (next - token);
+        } else if (!ahead && (splits > 2 || (spinfer_may_help(8 * n_frags) && plan->helpers))) {
+            spinfer_global_receive_sums(spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * token +
+                                            16 * lane,
+                                        splits / 2 - 1 + spinfer_helping(n_frags, args, strip), message, &before);
             spinfer_add_sums(&sum, before);
         }
         const uint32_t row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
@@ -2700,6 +2857,12 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
+    const int      ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
+    const uint32_t message = spinfer_messages_bytes(n_frags), waits = last ? senders : 0; /* for so many */
+    const uint32_t units = /* pairs of tokens that are in Y */
+        strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token + 1, 2 * pairs) / 2 : 0;
+    spinfer_asked asked = {};
+    if (ahead) spinfer_global_ask(&asked, messages + 512 * warp, warp < units ? waits : 0, message);
     SPINFER_NO_UNROLL
     for (uint32_t pair = warp; pair < pairs; pair += warps) {
         const uint32_t token = block->token + 2 * pair;
@@ -2711,7 +2874,14 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         if (!last) {
             spinfer_global_send_sums(messages + 512 * pair, sum);
         } else {
-            spinfer_global_receive_sums(messages + 512 * pair, senders, spinfer_messages_bytes(n_frags), &before);
+            const uint32_t      next = pair + warps;
+            const spinfer_asked now = asked;
+            if (ahead) {
+                spinfer_global_ask(&asked, messages + 512 * next, next < units ? waits : 0, message);
+                spinfer_global_take(now, messages + 512 * pair, senders, message, &before);
+            } else {
+                spinfer_global_receive_sums(messages + 512 * pair, senders, message, &before);
+            }
             spinfer_add_sums(&before, sum);
             const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
             if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, before);
@@ -2737,7 +2907,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     spinfer_block_open(team_warps, 1, &ring, args, &own, smem, lane);
     spinfer_ring_keep(&ring);
     SPINFER_NO_UNROLL
-    for (uint32_t i = 0; i * (uint32_t)plan->x_cols < tail; i++)
+    for (uint32_t i = 0; i * args->layout.x_cols < tail; i++)
         spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* X of the tail is there, and remains */
     if (ring.col >= ring.cols) return 1;
 
@@ -3052,13 +3222,13 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 
 /* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64 and name_n64_wgmma, and on the host
  * `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their threads have 72,
- * 72, 128, 128 and 96 registers. */
+ * 72, 128, 128 and 128 registers. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 1, 4, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
-    SPINFER_DEFINE_SPMM_KERNEL(name##_n64_wgmma, DTYPE, 4, 8, 20, EPILOGUE);                                           \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n64_wgmma, DTYPE, 4, 8, 16, EPILOGUE);                                           \
     SPINFER_LIST_KERNELS(name)
 
 #endif /* __CUDACC__ */
@@ -4185,7 +4355,10 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.k_unit = spinfer_plan_unit(&args.plan, W->cols);
     args.k_step = (args.k_cols + args.k_unit - 1) / args.k_unit / (uint32_t)args.plan.splits;
     args.k_rest = (args.k_cols + args.k_unit - 1) / args.k_unit % (uint32_t)args.plan.splits;
+    args.part_step = args.k_step / (uint32_t)args.plan.warps_k;
+    args.part_rest = args.k_step % (uint32_t)args.plan.warps_k;
     args.share = spinfer_helper_share(&args.plan, W->rows);
+    if (args.share) args.by_share = spinfer_divisor_init(args.share);
     args.senders = spinfer_senders(&args.plan, W->rows);
     args.mean = spinfer_detail_mean(W);
     args.alpha = alpha;

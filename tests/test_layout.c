@@ -162,7 +162,7 @@ static void test_shared_memory(void)
         const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1, own_bytes = own[i % 7];
         spinfer_plan   p;
         spinfer_smem   s;
-        uint32_t       tokens, stages, pieces, sums_end, stride;
+        uint32_t       tokens, stages, pieces, rings, sums_end, stride;
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
         p.team = p.tokens <= 16 ? 1 : p.tokens == 64 && i % 3 == 0 ? 4 : 2;
@@ -172,7 +172,9 @@ static void test_shared_memory(void)
         p.x_cols = x_cols[i / (4 * 28 * 7 * 4) % 5];
         p.x_pieces = x_pieces[i / (4 * 28 * 7 * 4 * 5)];
         p.splits = 1 + (int)(i / 3 % 4);
-        tokens = (uint32_t)p.tokens, stages = (uint32_t)p.stages, pieces = (uint32_t)p.x_pieces;
+        if (p.team == 4) p.x_cols = (p.x_cols + 4 * p.warps_k - 1) / (4 * p.warps_k) * 4 * p.warps_k; /* legal */
+        rings = p.team == 4 ? (uint32_t)p.warps_k : 1;                                                /* of X */
+        tokens = (uint32_t)p.tokens, stages = (uint32_t)p.stages, pieces = rings * (uint32_t)p.x_pieces;
         s = spinfer_smem_layout(&p, max_record, own_bytes);
         CHECK(s.x_full == (p.team > 1 ? 16u : 8u) * teams * stages); /* barriers of 8 bytes, counters of 4 */
         CHECK(s.x_empty == s.x_full + 8 * pieces && s.x_left == s.x_empty + 8 * pieces);
@@ -183,7 +185,8 @@ static void test_shared_memory(void)
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
         CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % 16 == 0);
         CHECK(s.x >= s.tables + teams * (uint32_t)p.team * SPINFER_TABLE && s.x % 1024 == 0);
-        CHECK(s.x_piece % 1024 == 0 && s.x_piece >= (uint32_t)p.x_cols * SPINFER_GROUP_COLS * tokens * 2);
+        CHECK(s.x_piece % 1024 == 0 && s.x_cols * rings == (uint32_t)p.x_cols);
+        CHECK(s.x_piece >= s.x_cols * SPINFER_GROUP_COLS * tokens * 2);
         stride = spinfer_sums_stride(p.team, p.tokens);
         sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
@@ -195,6 +198,37 @@ static void test_shared_memory(void)
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
     CHECK(spinfer_sums_stride(4, 64) % 16 == 0 && spinfer_sums_stride(4, 64) >= SPINFER_GROUP_ROWS * sizeof(float));
+}
+
+/* Parts of K follow each other without a gap, end at the end, and differ by one unit. */
+static void test_parts(void)
+{
+    uint32_t parts, units, part;
+    for (parts = 1; parts <= 8; parts++)
+        for (units = 0; units < 100; units++) {
+            const uint32_t step = units / parts, rest = units % parts;
+            CHECK(spinfer_part_begin(0, step, rest) == 0 && spinfer_part_begin(parts, step, rest) == units);
+            for (part = 0; part < parts; part++) {
+                const uint32_t size = spinfer_part_begin(part + 1, step, rest) - spinfer_part_begin(part, step, rest);
+                CHECK(size == step || size == step + 1);
+            }
+            /* a range with one unit more: the host divides the short one only */
+            CHECK(spinfer_part_begin(parts, step, rest + 1) == units + 1);
+        }
+}
+
+/* Against the division of the machine: at multiples, on both sides of them, and at the end. */
+static void test_divisors(void)
+{
+    uint32_t i;
+    for (i = 0; i < 200000; i++) {
+        const uint32_t        d = i < 5000 ? i + 1 : (i * 2654435761u >> i % 32) % 0x80000000u + 1;
+        const uint32_t        most = 0x7fffffff, n = (i * 2246822519u >> i % 7) & most, multiple = n / d * d;
+        const spinfer_divisor by = spinfer_divisor_init(d);
+        CHECK(spinfer_divide(n, by) == n / d && spinfer_divide(most, by) == most / d);
+        CHECK(spinfer_divide(multiple, by) == n / d && spinfer_divide(0, by) == 0);
+        if (multiple) CHECK(spinfer_divide(multiple - 1, by) == n / d - 1);
+    }
 }
 
 /* A warp stores register r of its sums for eight tokens: 32 lanes, 32 banks, with and without wgmma. */
@@ -473,8 +507,22 @@ static void check_fig4(text *t)
     expect(t, NEXT, "register %s        (+ 1 for row g + 8)", registers);
 }
 
-/* The team that takes GroupTile column k of a strip, counted from the first of the block's range. */
-static int team_of(int strip, int k, int warps_k, int team) { return strip * warps_k + k / team % warps_k; }
+/* The part of a range of `cols` GroupTile columns that has column k, where the parts are apart: whole boxes of X. */
+static int part_of(int k, int cols, int parts)
+{
+    const uint32_t pairs = (uint32_t)(cols + 1) / 2;
+    int            part = 0;
+    while (2 * spinfer_part_begin((uint32_t)part + 1, pairs / (uint32_t)parts, pairs % (uint32_t)parts) <= (uint32_t)k)
+        part++;
+    return part;
+}
+
+/* The team that takes GroupTile column k of a strip, counted from the first of the block's range of `cols`. */
+static int team_of(int strip, int k, int cols, int warps_k, int team)
+{
+    const int part = spinfer_parts_apart(team) ? part_of(k, cols, warps_k) : k / team % warps_k;
+    return strip * warps_k + part;
+}
 
 static void check_fig5(text *t)
 {
@@ -488,14 +536,14 @@ static void check_fig5(text *t)
         for (strip = 0; strip < strips; strip++) {
             *line = 0;
             for (k = 0; k < columns; k++)
-                sprintf(line + strlen(line), "%st%d", k ? "   " : "", team_of(strip, k, warps_k, team));
+                sprintf(line + strlen(line), "%st%d", k ? "   " : "", team_of(strip, k, columns, warps_k, team));
             if (strip == 0)
                 expect(t, NEXT, "team = %d  strip %d  %s", team, strip, line);
             else
                 expect(t, NEXT, "strip %d  %s", strip, line);
         }
     CHECK(SPINFER_X_BOX == 2 * SPINFER_GROUP_COLS); /* a box spans two columns of GroupTiles, as drawn */
-    expect(t, NEXT, "X                  |- box 0 -|- box 1 -|- box 2 -| ..");
+    expect(t, LATER, "X                  |- box 0 -|- box 1 -|- box 2 -| ..");
 }
 
 /* At first a copy into each stage, then the next one as soon as a stage has been left. */
@@ -589,6 +637,8 @@ int main(int argc, char **argv)
     test_bands();
     test_shared_memory();
     test_twins();
+    test_parts();
+    test_divisors();
 
     encode = text_read(argv[1], "spinfer_encode.h");
     check_fig1(&encode);
