@@ -184,7 +184,7 @@ typedef struct spinfer_estimate {
 } spinfer_estimate;
 
 /* Kernels of a set: for 8, 16, 32 and 64 tokens, and for 64 with wgmma. */
-#define SPINFER_KERNELS 5
+#define SPINFER_KERNELS 6
 
 /* Bytes that an epilogue of your own may take by value. */
 #define SPINFER_EPILOGUE_BYTES 64
@@ -962,6 +962,19 @@ SPINFER_DEVICE void spinfer_bulk_fence(void)
 #endif
 }
 
+/* spinfer_clock() : of the SM, in cycles. spinfer_wait_until() : less than 2^31 of them ahead, or over. */
+SPINFER_DEVICE uint32_t spinfer_clock(void)
+{
+    uint32_t now;
+    asm volatile("mov.u32 %0, %%clock;" : "=r"(now));
+    return now;
+}
+SPINFER_DEVICE void spinfer_wait_until(uint32_t then)
+{
+    SPINFER_NO_UNROLL
+    while ((int32_t)(spinfer_clock() - then) < 0) continue;
+}
+
 /* spinfer_prefetch() : fetches the cache line of an address in global memory. spinfer_prefetch_l2() : as far as L2. */
 SPINFER_DEVICE void spinfer_prefetch(const void *address) { asm volatile("prefetch.global.L1 [%0];" ::"l"(address)); }
 SPINFER_DEVICE void spinfer_prefetch_l2(const void *address)
@@ -1232,9 +1245,9 @@ SPINFER_HD uint32_t spinfer_table_read_pairs(int lane) { return (uint32_t)(16 * 
 SPINFER_HD uint32_t spinfer_ring_barriers(int team) { return team > 1 ? 16 : 8; }
 
 /* spinfer_parts_apart() : do the teams of a strip divide K into consecutive parts, or take its records in turn (FIG 5)?
- * Apart, a part has slots of X for itself, waits for nobody else, and its last stage is not the only one that is short:
- * 1 to 3 % faster with 64 tokens (H200). spinfer_x_slots() : slots of X of a block: x_pieces for each part, or for all
- * of them together. */
+ * Apart, a part has slots of X for itself, waits for nobody else, and all parts have a short last stage instead of some
+ * an idle one: up to 2 % faster with 64 tokens (H200). spinfer_x_slots() : slots of X of a block: x_pieces for each
+ * part, or for all of them together. */
 SPINFER_HD int      spinfer_parts_apart(int team) { return team == 4; }
 SPINFER_HD uint32_t spinfer_x_slots(const spinfer_plan *plan)
 {
@@ -1412,9 +1425,7 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        k_unit;         /* spinfer_plan_unit()                                                         */
     uint32_t        k_step, k_rest; /* a range has k_step units, the last k_rest of them one more                  */
     uint32_t        part_step, part_rest; /* k_step / warps_k, k_step % warps_k, if the parts are apart            */
-    uint32_t        n;
-    uint32_t        x_tensor; /* X comes by spinfer_tensor_copy()                    */
-    uint32_t        twins;    /* the blocks are twins: clusters of two along z      */
+    uint32_t        x_tensor;             /* X comes by spinfer_tensor_copy()                                      */
     spinfer_matrix  W;
     const uint16_t *X;
     uint16_t       *Y;
@@ -1426,8 +1437,10 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint32_t        senders;  /* spinfer_senders()      */
     float           alpha, beta;
     uint64_t        ldy;
-    uint32_t        mean;      /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
-    uint64_t        x_map[16]; /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
+    uint32_t        mean; /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
+    uint32_t        n;
+    uint32_t        twins;                            /* the blocks are twins: clusters of two along z */
+    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
 
@@ -1453,6 +1466,8 @@ typedef struct spinfer_block {
     uint32_t sums;        /* strips of the blocks of tokens before this one, for spinfer_messages() */
     uint32_t strip, part; /* of the calling warp's team: strip in the block, part of K              */
     uint32_t member;      /* of the calling warp: 0 .. team - 1                                     */
+    uint32_t abreast;     /* records that a warp decodes at a time with wgmma: 1, or 2 where a thread may have 128
+                             registers. A constant where it is set, so the compiler keeps one way only          */
 } spinfer_block;
 
 /* First GroupTile column of a range of K, 0 .. splits. */
@@ -1479,6 +1494,7 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
     b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
     b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
+    b.abreast = 1;
     return b;
 }
 
@@ -2115,12 +2131,14 @@ SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag
     spinfer_wgmma_m64n64k16(dtype, sums, &a[1], columns + 32 / 16);
 }
 
-/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. Two records are decoded and
- * multiplied at a time while the product before is under way: that needs 121 registers, so a block has 16 warps, and
- * takes 4 % less time than one record at a time in 20 warps of 96 (H200). On return one group of wgmma may be under
- * way: before the sums or X are touched, spinfer_wgmma_wait(0). Scope: team. */
-SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, spinfer_frag_c *sums,
-                                           const spinfer_lane *l, uint32_t count, uint32_t x, spinfer_ring *ring)
+/* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. On return one group of wgmma
+ * may be under way: before the sums or X are touched, spinfer_wgmma_wait(0). Scope: team.
+ *
+ *   abreast   1 or 2 records are decoded and multiplied at a time, while the product before is under way. Two need 121
+ *             registers, so that a block has 16 warps, and take 2 to 5 % less time than one at a time in 96 (H200) */
+SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, const int abreast,
+                                           spinfer_frag_c *sums, const spinfer_lane *l, uint32_t count, uint32_t x,
+                                           spinfer_ring *ring)
 {
     spinfer_frag_a a[8];
     spinfer_pairs  next[4];
@@ -2137,24 +2155,29 @@ SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int 
         }
         return;
     }
-    spinfer_locate_record(0, l, &next[0]);
-    spinfer_locate_record(1, l, &next[2]);
     SPINFER_UNROLL
-    for (int r = 0; r < 4; r += 2) {
-        spinfer_load_pairs(&next[0], l, &a[2 * r]);
-        spinfer_load_pairs(&next[2], l, &a[2 * r + 2]);
-        if (r == 0) {
-            spinfer_locate_record(2, l, &next[0]);
-            spinfer_locate_record(3, l, &next[2]);
-        } else {
+    for (int i = 0; i < abreast; i++) spinfer_locate_record((uint32_t)i, l, &next[2 * i]);
+    SPINFER_UNROLL
+    for (int r = 0; r < 4; r += abreast) {
+        spinfer_frag_a *now = &a[r / abreast % 2 * 2 * abreast]; /* while the other half is multiplied */
+        if (r + abreast == 4 && abreast == 1) {
+            scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
+            spinfer_scan_load(team, &scan, l);
+        }
+        SPINFER_UNROLL
+        for (int i = 0; i < abreast; i++) spinfer_load_pairs(&next[2 * i], l, &now[2 * i]);
+        SPINFER_UNROLL
+        for (int i = 0; i < abreast && r + abreast < 4; i++)
+            spinfer_locate_record((uint32_t)(r + abreast + i), l, &next[2 * i]);
+        if (r + abreast == 4 && abreast == 2) {
             scan.record = spinfer_ring_wait_ahead(team, ring, 1, l->lane);
             spinfer_scan_load(team, &scan, l);
         }
         spinfer_wgmma_fence();
-        spinfer_wgmma_record(dtype, sums, &a[2 * r], (uint32_t)r, x);
-        spinfer_wgmma_record(dtype, sums, &a[2 * r + 2], (uint32_t)r + 1, x);
+        SPINFER_UNROLL
+        for (int i = 0; i < abreast; i++) spinfer_wgmma_record(dtype, sums, &now[2 * i], (uint32_t)(r + i), x);
         spinfer_wgmma_commit();
-        spinfer_wgmma_wait(1); /* the other four fragments are free */
+        spinfer_wgmma_wait(1); /* the other half is free */
     }
     spinfer_count_before(1, scan.word, l, scan.before);
     __syncwarp(); /* all lanes have read the table */
@@ -2338,6 +2361,10 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
     uint32_t x_part = (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
     uint32_t x_next = plan->dependent ? 0 : 1; /* (warps that fetch W have the last parts of X, or none) */
+    /* Parts that are apart ask one after the other, so that the first one has all it needs while that of the last one
+     * is still on the way: 0.3 to 1 % of 3584 x 3584 to 7168 x 7168 (H200; 50 clocks between them save less). */
+    const uint32_t now = spinfer_clock(), pause = apart && warps_k > 1 ? 100 : 0;
+    if (apart) spinfer_wait_until(now + pause * block->part);
     if (!plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, x_part, x_warps, lane);
     if (helps && spinfer_parts_apart(team_warps) && !plan->dependent) { /* pieces are small, and it needs them all */
         SPINFER_NO_UNROLL
@@ -2347,6 +2374,7 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
         }
     }
     spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
+    if (apart) spinfer_wait_until(now + pause * warps_k); /* the second stages later than all first ones */
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
@@ -2531,7 +2559,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         while (ring->col < end) {
             const uint32_t count = spinfer_ring_records(team_warps, ring);
             if (wide) {
-                spinfer_wgmma_and_scan(dtype, team_warps, sums, &l, count, x, ring);
+                spinfer_wgmma_and_scan(dtype, team_warps, (int)block->abreast, sums, &l, count, x, ring);
             } else if (early) {
                 spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, ring);
             } else {
@@ -2675,8 +2703,8 @@ SPINFER_DEVICE void spinfer_global_receive_sums(const unsigned char *from, uint3
 }
 
 /* The first two messages for the next unit of the last sum, asked for before they are needed. Zeros: not there yet, or
- * nobody sends. Layers with helpers or three ranges of K take 1 to 2.5 % less time with 64 tokens (H200); kernels for
- * fewer tokens have no registers for it. */
+ * nobody sends. Layers with helpers or three ranges of K take up to 2.5 % less time with 64 tokens (H200). Asking for
+ * four units at once does not pay: while they are not there yet, it asks for too many bytes. */
 typedef struct spinfer_asked {
     spinfer_sums message[2];
 } spinfer_asked;
@@ -2858,11 +2886,23 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
     const int      ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
-    const uint32_t message = spinfer_messages_bytes(n_frags), waits = last ? senders : 0; /* for so many */
+    const uint32_t message = spinfer_messages_bytes(n_frags);
     const uint32_t units = /* pairs of tokens that are in Y */
         strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token + 1, 2 * pairs) / 2 : 0;
+    if (ahead && !last) { /* two units at a time, because somebody waits: 1 % of 5120 x 5120 (H200) */
+        uint32_t from =
+            sums_of_strip + (2 * warp + lane / 16) * spinfer_sums_stride(team_warps, 8 * n_frags) + 16 * (lane % 16);
+#pragma unroll 2
+        for (uint32_t pair = warp; pair < units; pair += warps) {
+            spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
+            spinfer_add_teams(from, stride, warps_k, &sum);
+            spinfer_global_send_sums(messages + 512 * pair, sum);
+            from += 2 * warps * spinfer_sums_stride(team_warps, 8 * n_frags);
+        }
+        return;
+    }
     spinfer_asked asked = {};
-    if (ahead) spinfer_global_ask(&asked, messages + 512 * warp, warp < units ? waits : 0, message);
+    if (ahead) spinfer_global_ask(&asked, messages + 512 * warp, warp < units ? senders : 0, message);
     SPINFER_NO_UNROLL
     for (uint32_t pair = warp; pair < pairs; pair += warps) {
         const uint32_t token = block->token + 2 * pair;
@@ -2871,13 +2911,13 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
         spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
         if (token >= args->n || strip * SPINFER_GROUP_ROWS >= args->W.rows) break;
         spinfer_add_teams(at, stride, warps_k, &sum);
-        if (!last) {
+        if (!ahead && !last) {
             spinfer_global_send_sums(messages + 512 * pair, sum);
         } else {
             const uint32_t      next = pair + warps;
             const spinfer_asked now = asked;
             if (ahead) {
-                spinfer_global_ask(&asked, messages + 512 * next, next < units ? waits : 0, message);
+                spinfer_global_ask(&asked, messages + 512 * next, next < units ? senders : 0, message);
                 spinfer_global_take(now, messages + 512 * pair, senders, message, &before);
             } else {
                 spinfer_global_receive_sums(messages + 512 * pair, senders, message, &before);
@@ -2930,7 +2970,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
         const uint32_t count = spinfer_ring_records(team_warps, &ring);
         const uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, tail - left);
         if (wide) {
-            spinfer_wgmma_and_scan(dtype, team_warps, sums, &l, count, x, &ring);
+            spinfer_wgmma_and_scan(dtype, team_warps, (int)block->abreast, sums, &l, count, x, &ring);
             spinfer_wgmma_wait(0);
         } else {
             spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring);
@@ -2953,15 +2993,16 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
 /* spinfer_spmm_block() : the whole kernel. The stamp declares the arrays, whose sizes must be literals. Threads are
  * (lane, part of K, strip), blocks are (row group, tokens, split), so that no one divides to find its place. */
 SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team_warps, const int n_frags,
-                                       spinfer_epilogue *const epilogue, spinfer_frag_c *sums, spinfer_frag_b *x_frags,
-                                       const spinfer_spmm_args *args, const void *smem_pointer, uint3 thread,
-                                       uint3 index, uint32_t row_groups)
+                                       const int max_warps, spinfer_epilogue *const epilogue, spinfer_frag_c *sums,
+                                       spinfer_frag_b *x_frags, const spinfer_spmm_args *args, const void *smem_pointer,
+                                       uint3 thread, uint3 index, uint32_t row_groups)
 {
 #ifdef __CUDA_ARCH__
-    const spinfer_block block = spinfer_block_init(team_warps, args, thread, index, row_groups);
-    const uint32_t      smem = spinfer_shared_address(smem_pointer);
-    const uint32_t      lane = spinfer_pin(thread.x, thread.x);
-    spinfer_ring        ring;
+    spinfer_block  block = spinfer_block_init(team_warps, args, thread, index, row_groups);
+    const uint32_t smem = spinfer_shared_address(smem_pointer);
+    const uint32_t lane = spinfer_pin(thread.x, thread.x);
+    spinfer_ring   ring;
+    block.abreast = max_warps <= 16 ? 2 : 1;
     if (spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane)) return;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
@@ -3194,8 +3235,9 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
     static const spinfer_kernel name##_info = {(const void *)name, DTYPE, 8 * (N_FRAGS), TEAM,                         \
                                                MAX_WARPS,          0,     (N_FRAGS) >= 4}
 #define SPINFER_LIST_KERNELS(name)                                                                                     \
-    static const spinfer_kernel name[SPINFER_KERNELS] = {name##_n8_info, name##_n16_info, name##_n32_info,             \
-                                                         name##_n64_info, name##_n64_wgmma_info}
+    static const spinfer_kernel name[SPINFER_KERNELS] = {                                                              \
+        name##_n8_info,  name##_n16_info,       name##_n32_info,                                                       \
+        name##_n64_info, name##_n64_wgmma_info, name##_n64_wgmma5_info}
 #endif
 
 /* SPINFER_DEFINE_SPMM_KERNEL() : a kernel `name` for 8 * N_FRAGS tokens and blocks of up to MAX_WARPS warps, and on the
@@ -3214,21 +3256,24 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
         spinfer_frag_c sums[4 / (TEAM) * (N_FRAGS)];                                                                   \
         spinfer_frag_b x_frags[N_FRAGS];                                                                               \
         if (SPINFER_HAS_CODE(TEAM, N_FRAGS))                                                                           \
-            spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, EPILOGUE, sums, x_frags, &args, spinfer_smem_bytes, threadIdx,    \
-                               blockIdx, gridDim.x);                                                                   \
+            spinfer_spmm_block(DTYPE, TEAM, N_FRAGS, MAX_WARPS, EPILOGUE, sums, x_frags, &args, spinfer_smem_bytes,    \
+                               threadIdx, blockIdx, gridDim.x);                                                        \
     }                                                                                                                  \
     SPINFER_DESCRIBE_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS);                                                    \
     SPINFER_CHECK_KERNEL(TEAM, N_FRAGS, MAX_WARPS)
 
-/* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64 and name_n64_wgmma, and on the host
- * `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their threads have 72,
- * 72, 128, 128 and 128 registers. */
+/* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64, name_n64_wgmma and name_n64_wgmma5,
+ * and on the host `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their
+ * threads have 72, 72, 128, 128, 128 and 96 registers. The last one is for blocks of five teams: 9 % less for
+ * 20480 x 5120, which with others takes 4 % more (H200). Of kernels that differ in MAX_WARPS only, the first one that
+ * has room for a plan is taken. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 1, 4, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64_wgmma, DTYPE, 4, 8, 16, EPILOGUE);                                           \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n64_wgmma5, DTYPE, 4, 8, 20, EPILOGUE);                                          \
     SPINFER_LIST_KERNELS(name)
 
 #endif /* __CUDACC__ */
@@ -3804,15 +3849,18 @@ static inline const spinfer_kernel *spinfer_detail_kernels(uint32_t dtype)
     return dtype == (uint32_t)SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
 }
 
-/* The kernel of a plan, or NULL. */
+/* The kernel of a plan: the first one that has room for its blocks, or else the last one; NULL if none is for it. */
 static inline const spinfer_kernel *spinfer_detail_find(const spinfer_kernel *kernels, size_t count, uint32_t dtype,
                                                         const spinfer_plan *plan)
 {
-    size_t i;
+    const int64_t         teams = (int64_t)plan->strips * plan->warps_k;
+    const spinfer_kernel *found = NULL;
+    size_t                i;
     for (i = 0; i < count; i++)
-        if (kernels[i].dtype == dtype && kernels[i].tokens == plan->tokens && kernels[i].team == plan->team)
-            return &kernels[i];
-    return NULL;
+        if (kernels[i].dtype == dtype && kernels[i].tokens == plan->tokens && kernels[i].team == plan->team &&
+            (!found || found->max_warps / found->team < teams))
+            found = &kernels[i];
+    return found;
 }
 
 /* The tokens to plan for: of the first kernel that takes all n at once, or else of the last; 0 if none has the dtype,
@@ -3914,7 +3962,7 @@ static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W
 }
 
 /* What the model below knows of a kernel: 50 000 timed plans (H200, 31 layers and 9 small ones, 30 to 70 % zeros), for
- * 32 and 64 tokens 3900 more, with and without helpers, 1600 with wgmma; 1004 for `twin`. Its choice was 0.1 to 1.2 %
+ * 32 and 64 tokens 3900 more, with and without helpers, 2100 with wgmma; 1004 for `twin`. Its choice was 0.1 to 1.2 %
  * slower on average than the best of a layer's timed plans. Microseconds. */
 typedef struct spinfer_detail_model {
     double launch;  /* a wave: start, first copies, end                                                      */
@@ -3961,7 +4009,7 @@ static inline int spinfer_detail_clusters(const spinfer_plan *plan, const spinfe
 static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                              const spinfer_device *device, int blocks_per_sm)
 {
-    static const spinfer_detail_model models[7] = {
+    static const spinfer_detail_model models[8] = {
         /* 8, 16, 32 and 64 tokens */
         {3.94, 0.793, 0.002, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036, 0.045, 0.021, 20, 0.261, 0.0, 0, 0, 0,
          0},
@@ -3976,20 +4024,23 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0},
         {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0,
          0},
-        /* 64 with wgmma */
-        {4.57, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
+        /* 64 with wgmma, in up to 16 warps and in 20 */
+        {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.125,
+         0.064, 0.1, 0.108},
+        {4.4, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
          0.094, 0.155, 0.2}};
     const int                   row = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
-    const spinfer_detail_model *m = &models[spinfer_uses_wgmma(plan->team, plan->tokens) ? 6
-                                            : device->compute < 90 && row > 1            ? row + 2
-                                                                                         : row];
-    const uint32_t              cols = spinfer_plan_cols(plan, W->cols);
-    const uint32_t              share = spinfer_helper_share(plan, W->rows);
-    const int                   twins = spinfer_detail_clusters(plan, device) && spinfer_may_twin(plan->tokens);
-    const uint32_t              senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
-    const int                   step = plan->warps_k * plan->team;
-    const double                rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
-    const double                blocks =
+    const spinfer_detail_model *m =
+        &models[spinfer_uses_wgmma(plan->team, plan->tokens) ? 6 + (plan->strips * plan->warps_k > 4)
+                : device->compute < 90 && row > 1            ? row + 2
+                                                             : row];
+    const uint32_t cols = spinfer_plan_cols(plan, W->cols);
+    const uint32_t share = spinfer_helper_share(plan, W->rows);
+    const int      twins = spinfer_detail_clusters(plan, device) && spinfer_may_twin(plan->tokens);
+    const uint32_t senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
+    const int      step = plan->warps_k * plan->team;
+    const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
+    const double   blocks =
         (double)spinfer_plan_row_groups(plan, W->rows) * plan->splits * (double)((n - 1) / (size_t)plan->tokens + 1);
     const double room = (double)device->sm_count * blocks_per_sm;
     const double waves = (double)(uint64_t)((blocks + room - 1) / room);
@@ -4116,8 +4167,8 @@ static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, cons
     }
 }
 
-/* The best plan for one kernel, if it is estimated to take less than *best_us. */
-static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spinfer_matrix *W, size_t n,
+/* The best plan for one kernel, in blocks of more than `above` warps, if it is estimated to take less than *best_us. */
+static inline void spinfer_detail_search(const spinfer_kernel *kernel, int above, const spinfer_matrix *W, size_t n,
                                          const spinfer_device *device, spinfer_plan *best, double *best_us)
 {
     const int      max_warps = spinfer_detail_max_warps(kernel, device);
@@ -4137,6 +4188,7 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, const spi
                 for (blocks_per_sm = 1; blocks_per_sm <= 2; blocks_per_sm++) { /* two small blocks can share an SM */
                     double us;
                     if (p.strips * p.warps_k * p.team * blocks_per_sm > max_warps ||
+                        p.strips * p.warps_k * p.team <= above ||
                         !spinfer_detail_fit(&p, W, kernel->own_bytes,
                                             spinfer_detail_smem_limit(device, blocks_per_sm)) ||
                         spinfer_detail_check_plan(&p, kernel, W, n) != SPINFER_OK)
@@ -4163,8 +4215,8 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
     const double         never = 1e300;
     spinfer_plan         best;
     double               best_us = never;
-    size_t               i;
-    int                  tokens;
+    size_t               i, k;
+    int                  tokens, above;
     if (!kernels || !device || !plan) return SPINFER_ERR_NULL;
     if (status != SPINFER_OK) return status;
     if (device->compute < 80) return SPINFER_ERR_ARCH;
@@ -4176,9 +4228,13 @@ SPINFER_API spinfer_status spinfer_kernel_plan(const spinfer_kernel *kernels, si
         const size_t blocks = (n - 1) / (size_t)kernels[i].tokens + 1;
         if (kernels[i].dtype != W->dtype || kernels[i].tokens > tokens) continue;
         if (!device->wgmma && spinfer_uses_wgmma(kernels[i].team, kernels[i].tokens)) continue;
+        for (above = 0, k = 0; k < i; k++) /* plans with fewer warps are for a kernel before */
+            if (kernels[k].dtype == kernels[i].dtype && kernels[k].tokens == kernels[i].tokens &&
+                kernels[k].team == kernels[i].team && kernels[k].max_warps > above)
+                above = kernels[k].max_warps;
         if (kernels[i].tokens == tokens ||
             (blocks <= 4 && spinfer_row_groups(W->rows) * blocks <= (size_t)device->sm_count))
-            spinfer_detail_search(&kernels[i], W, n, device, &best, &best_us);
+            spinfer_detail_search(&kernels[i], above, W, n, device, &best, &best_us);
     }
     if (best_us >= never) return (n - 1) / (size_t)tokens >= 65535 ? SPINFER_ERR_SHAPE : SPINFER_ERR_SMEM;
     *plan = best;
@@ -4199,11 +4255,11 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
     return (data < most ? data : most) + 4.0 * groups + 2.0 * (double)n * ((double)W->rows + (double)W->cols);
 }
 
-/* The model that ranks plans follows the decode, and was fitted before spinfer_ask_early(): 0.2 or 0.6 us less fit the
- * times since then. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what
- * can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 % off on
- * average, 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors below,
- * measured with it on an H200. */
+/* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
+ * less fit the times since then. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at
+ * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 %
+ * off on average, 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
+ * below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
@@ -4231,7 +4287,7 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
         2 * plan->strips * plan->warps_k * plan->team <= spinfer_detail_max_warps(kernel, device) &&
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total <= spinfer_detail_smem_limit(device, 2);
     decode_us = spinfer_detail_estimate(plan, W, n, device, two_blocks ? 2 : 1) * (1980.0 / clock_mhz);
-    if (device->compute >= 90) decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
+    if (device->compute >= 90 && plan->team < 4) decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
     read_us = 4.7 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;

@@ -84,7 +84,8 @@ static void add_variant(spinfer_plan *list, int *count, const spinfer_plan *from
  * library refuses drops out when it is tried. `idle`: SMs for each range of K for which the plan has no block. */
 static int list_variants(const spinfer_plan *from, int idle, spinfer_plan *list)
 {
-    static const int tokens[] = {8, 16, 32, 64}, strips[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12};
+    static const int tokens[] = {8, 16, 32, 64, 64}, teams[] = {1, 1, 1, 2, 4}; /* of the kernels */
+    static const int strips[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12};
     static const int warps_k[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 22, 24, 28};
     static const int splits[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16};
     static const int rounds[] = {1, 2, 3, 4, 6, 8}, pieces[] = {1, 2, 3, 4, 6};
@@ -93,7 +94,7 @@ static int list_variants(const spinfer_plan *from, int idle, spinfer_plan *list)
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
     for (v = *from, i = 0; i < COUNT(tokens); i++) {
         v.tokens = tokens[i];
-        v.team = v.tokens <= 32 ? 1 : 2; /* fixed by the kernel */
+        v.team = teams[i];
         add_variant(list, &count, from, &v);
     }
     for (v = *from, i = 0; i < COUNT(strips); i++)

@@ -90,7 +90,7 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     CHECK(p.tokens == 8 || p.tokens == 16 || p.tokens == 32 || p.tokens == 64);
     CHECK(p.team == (p.tokens < 64 ? 1 : 2) || (p.tokens == 64 && p.team == 4 && device->wgmma));
     CHECK(p.strips >= 1 && p.warps_k >= 1);
-    CHECK(p.strips * p.warps_k * p.team <= (device->compute / 10 != 9 || p.tokens >= 32 ? 16 : 28));
+    CHECK(p.strips * p.warps_k * p.team <= (p.team == 4 ? 20 : device->compute / 10 != 9 || p.tokens >= 32 ? 16 : 28));
     CHECK(p.stages >= 2 && p.stages <= 8);
     CHECK(p.splits >= 1 && (uint32_t)p.splits <= spinfer_col_groups(W->cols)); /* no split without columns */
     CHECK(p.dependent == 0 || p.dependent == 1);
