@@ -4257,8 +4257,8 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 
 /* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
  * less fit the times since then. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at
- * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.1 %
- * off on average, 13 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
+ * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.4 %
+ * off on average, 11 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
  * below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
