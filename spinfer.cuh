@@ -157,8 +157,8 @@ typedef struct spinfer_plan {
 } spinfer_plan;
 
 /* spinfer_kernel : a multiply kernel as the host sees it. The stamps of section 9 fill it: one of them for a kernel, an
- * array for a set of kernels that differ in the number of tokens. Fill it yourself for a kernel of your own that takes
- * a spinfer_spmm_args and calls the stages of a block (section 8). */
+ * array for a set of kernels that differ in the number of tokens or of warps. Fill it yourself for a kernel of your own
+ * that takes a spinfer_spmm_args and calls the stages of a block (section 8). */
 typedef struct spinfer_kernel {
     const void *function;  /* what the CUDA runtime knows it by                                   */
     uint32_t    dtype;     /* spinfer_dtype of W, X and Y                                         */
@@ -1156,6 +1156,7 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *   wgmma            is what a TEAM of 4 with 8 N_FRAGS uses, in code for sm_90a. Elsewhere the kernel must be empty,
  *                    and made for one warp: `if (SPINFER_HAS_CODE(TEAM, N_FRAGS))` around the body, and
  *                    __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, MAX_WARPS), 1), as the stamp has them.
+ *                    With 16 warps or less, block.abreast = 2 behind spinfer_block_init() makes it 2 to 5 % faster.
  *   spinfer_help()   may be left out; then `helps` in the spinfer_kernel is 0, and no plan has helpers.
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
  *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
@@ -2320,12 +2321,12 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     const spinfer_smem  layout = args->layout;
     const int           apart = spinfer_parts_apart(team_warps) && !helps; /* a helper's teams share its X */
     const spinfer_block own = spinfer_part_block(apart, args, block);
-    const uint32_t      stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k,
-                   x_cols = spinfer_x_cols(team_warps, args);
-    const uint32_t team = block->strip * warps_k + block->part;
-    const uint32_t strip = block->row_group * (uint32_t)plan->strips + block->strip;
-    const uint32_t cols = strip < spinfer_row_groups(args->W.rows) ? own.cols : 0; /* below the matrix: none */
-    /* The teams that take turns in a part of K, number `turn` of `turns`, and which of them shares X. */
+    const uint32_t      stages = (uint32_t)plan->stages, warps_k = (uint32_t)plan->warps_k;
+    const uint32_t      x_cols = spinfer_x_cols(team_warps, args);
+    const uint32_t      team = block->strip * warps_k + block->part;
+    const uint32_t      strip = block->row_group * (uint32_t)plan->strips + block->strip;
+    const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? own.cols : 0; /* below the matrix: none */
+    /* The team is number `turn` of `turns` that take turns in a part of K, number x_team of x_teams that share X. */
     const uint32_t turn = apart ? 0 : block->part, turns = apart ? 1 : warps_k;
     const uint32_t x_teams = (uint32_t)plan->strips * turns, x_team = apart ? block->strip : team;
     const uint32_t x_warps = x_teams * (uint32_t)team_warps, x_warp = x_team * (uint32_t)team_warps + block->member;
@@ -2359,8 +2360,9 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
 
     /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
-    uint32_t x_part = (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
-    uint32_t x_next = plan->dependent ? 0 : 1; /* (warps that fetch W have the last parts of X, or none) */
+    uint32_t x_part = /* warps that fetch W have the last parts of X, or none */
+        (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
+    uint32_t x_next = plan->dependent ? 0 : 1; /* the piece of X that comes next */
     /* Parts that are apart ask one after the other, so that the first one has all it needs while that of the last one
      * is still on the way: 0.3 to 1 % of 3584 x 3584 to 7168 x 7168 (H200; 50 clocks between them save less). */
     const uint32_t now = spinfer_clock(), pause = apart && warps_k > 1 ? 100 : 0;
@@ -3247,7 +3249,8 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  *   TEAM        1, 2 or 4 warps that share a buffer and split its 64 rows: more of them leave a warp fewer sums
  *   N_FRAGS     1 to 8 fragments of 8 tokens. 8 with a TEAM of 2, or of 4: then it uses wgmma, and exists in code for
  *               sm_90a only (nvcc -gencode arch=compute_90a,code=sm_90a); elsewhere its launch is refused, ARCH.
- *   MAX_WARPS   bounds the registers of a thread: 2048 / MAX_WARPS. GPUs other than sm_90 use at most 16.
+ *   MAX_WARPS   bounds the registers of a thread: 2048 / MAX_WARPS. GPUs other than sm_90 use at most 16. With wgmma,
+ *               16 or less are enough registers to decode two records at a time.
  *   EPILOGUE    a function as above */
 #define SPINFER_DEFINE_SPMM_KERNEL(name, DTYPE, TEAM, N_FRAGS, MAX_WARPS, EPILOGUE)                                    \
     SPINFER_KERNEL void __launch_bounds__(SPINFER_BLOCK_THREADS(TEAM, N_FRAGS, MAX_WARPS), 1)                          \
