@@ -972,7 +972,7 @@ SPINFER_DEVICE uint32_t spinfer_clock(void)
 SPINFER_DEVICE void spinfer_wait_until(uint32_t then)
 {
     SPINFER_NO_UNROLL
-    while ((int32_t)(spinfer_clock() - then) < 0) continue;
+    while ((int)(spinfer_clock() - then) < 0) continue;
 }
 
 /* spinfer_prefetch() : fetches the cache line of an address in global memory. spinfer_prefetch_l2() : as far as L2. */
