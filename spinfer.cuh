@@ -132,7 +132,7 @@ typedef struct spinfer_device {
  * know better. A block owns `strips` rows of GroupTiles and one of `splits` ranges of K. Each of its strips * warps_k
  * teams walks along K in one strip through its own buffers, `team` GroupTiles at a time: every warps_k-th time, or with
  * a team of 4 through a part of its own (FIG 5). A block has strips * warps_k * team warps: at most 28, with 32 and 64
- * tokens or on other GPUs than Hopper 16. */
+ * tokens or on other GPUs than Hopper 16, and 20 with 64 tokens and wgmma. */
 typedef struct spinfer_plan {
     int tokens;    /* columns of Y of a block: 8, 16, 32 or 64, for n tokens perhaps less; chooses the kernel    */
     int strips;    /* rows of GroupTiles (64 rows of W) of a block, >= 1                                         */
@@ -183,7 +183,7 @@ typedef struct spinfer_estimate {
     double dense_us; /* microseconds, by a good library for dense matrices (cuBLAS), W stored in 16 bits each  */
 } spinfer_estimate;
 
-/* Kernels of a set: for 8, 16, 32 and 64 tokens, and for 64 with wgmma. */
+/* Kernels of a set: for 8, 16, 32 and 64 tokens, and two for 64 with wgmma. */
 #define SPINFER_KERNELS 6
 
 /* Bytes that an epilogue of your own may take by value. */
@@ -215,7 +215,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 82 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 85 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -962,7 +962,7 @@ SPINFER_DEVICE void spinfer_bulk_fence(void)
 #endif
 }
 
-/* spinfer_clock() : of the SM, in cycles. spinfer_wait_until() : less than 2^31 of them ahead, or over. */
+/* spinfer_clock() : cycles of the SM. spinfer_wait_until() : until it says `then`, less than 2^31 ahead, or later. */
 SPINFER_DEVICE uint32_t spinfer_clock(void)
 {
     uint32_t now;
@@ -1100,7 +1100,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *     team = 4  strip 0  t0   t0   t0   t0   t1   t1   t2   t2       a stage is four records, and each of four warps
  *               strip 1  t3   t3   t3   t3   t4   t4   t5   t5       decodes a quarter of their rows. Parts of whole
  *                                                                    boxes, here of a range of eight columns
- *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7)
+ *     X                  |- box 0 -|- box 1 -|- box 2 -| ..          all warps read the same boxes (FIG 7), or with a
+ *                                                                    team of 4 those of their part
  *
  * FIG 6, the life of a team (2 stages). When all its warps have left a stage, the first one asks for the next. No
  * barrier of the block until the sums are complete.
@@ -1252,7 +1253,7 @@ SPINFER_HD uint32_t spinfer_ring_barriers(int team) { return team > 1 ? 16 : 8; 
 SPINFER_HD int      spinfer_parts_apart(int team) { return team == 4; }
 SPINFER_HD uint32_t spinfer_x_slots(const spinfer_plan *plan)
 {
-    return (uint32_t)(plan->x_pieces * (spinfer_parts_apart(plan->team) ? plan->warps_k : 1));
+    return (uint32_t)(spinfer_parts_apart(plan->team) ? plan->x_pieces * plan->warps_k : plan->x_pieces);
 }
 
 /* Byte offsets into the dynamic shared memory of a block. The barriers [teams] of the rings come first. */
@@ -1318,7 +1319,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.sums = ring > team_sums ? ring : team_sums;
     s.tables = s.rings + teams * ring;
     s.x = (s.tables + teams * (uint32_t)plan->team * SPINFER_TABLE + 1023) / 1024 * 1024;
-    s.x_cols = (uint32_t)(plan->x_cols * plan->x_pieces) / slots;
+    s.x_cols = (uint32_t)(spinfer_parts_apart(plan->team) ? plan->x_cols / plan->warps_k : plan->x_cols);
     s.x_piece = (s.x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
@@ -2135,6 +2136,7 @@ SPINFER_DEVICE void spinfer_wgmma_record(const spinfer_dtype dtype, spinfer_frag
 /* spinfer_wgmma_and_scan() : spinfer_multiply_and_scan() for teams of four and 64 tokens. On return one group of wgmma
  * may be under way: before the sums or X are touched, spinfer_wgmma_wait(0). Scope: team.
  *
+ *   x         shared address of the box of X of the stage's first record
  *   abreast   1 or 2 records are decoded and multiplied at a time, while the product before is under way. Two need 121
  *             registers, so that a block has 16 warps, and take 2 to 5 % less time than one at a time in 96 (H200) */
 SPINFER_DEVICE void spinfer_wgmma_and_scan(const spinfer_dtype dtype, const int team, const int abreast,
@@ -2192,17 +2194,9 @@ SPINFER_DEVICE uint32_t spinfer_x_cols(const int team, const spinfer_spmm_args *
     return spinfer_parts_apart(team) ? args->layout.x_cols : (uint32_t)args->plan.x_cols;
 }
 
-/* spinfer_x_warps() : that share a slot of X: those of a part, or of the block. spinfer_x_arrivals() : that complete
- * the `full` barrier of a slot, besides the bytes of the copy engine: of the lanes of one warp where there is an
- * engine, otherwise of all lanes that share it. */
-SPINFER_DEVICE uint32_t spinfer_x_warps(const spinfer_plan *plan)
-{
-    return (uint32_t)(plan->strips * plan->team * (spinfer_parts_apart(plan->team) ? 1 : plan->warps_k));
-}
-SPINFER_DEVICE uint32_t spinfer_x_arrivals(const spinfer_plan *plan)
-{
-    return SPINFER_HAS_BULK_COPY ? 32 : 32 * spinfer_x_warps(plan);
-}
+/* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
+ * lanes of one warp where there is an engine, otherwise of all `warps` that share it. */
+SPINFER_DEVICE uint32_t spinfer_x_arrivals(uint32_t warps) { return SPINFER_HAS_BULK_COPY ? 32 : 32 * warps; }
 
 /* spinfer_copy_x() : copies number `part` of `parts` of a piece of X, GroupTile columns col .. col + x_cols - 1 of the
  * range of `block`, into a slot, without the copy engine: cp.async, or stores if X is not aligned. What lies outside X
@@ -2253,15 +2247,10 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     if (part > 0) return;
     parts = 1;
 #endif
-    const uint32_t arrivals = parts > 1 ? 1 : spinfer_x_arrivals(&args->plan) / 32; /* of a lane, for who is not here */
-    const int      aligned = spinfer_copy_x(args, block, smem, col, slot, part, parts, lane);
-    SPINFER_NO_UNROLL
-    for (uint32_t i = 0; i < arrivals; i++) {
-        if (aligned)
-            spinfer_cp_async_arrive(full);
-        else
-            spinfer_mbarrier_arrive(full);
-    }
+    if (spinfer_copy_x(args, block, smem, col, slot, part, parts, lane))
+        spinfer_cp_async_arrive(full);
+    else
+        spinfer_mbarrier_arrive(full);
 }
 
 /* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
@@ -2326,10 +2315,11 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     const uint32_t      team = block->strip * warps_k + block->part;
     const uint32_t      strip = block->row_group * (uint32_t)plan->strips + block->strip;
     const uint32_t      cols = strip < spinfer_row_groups(args->W.rows) ? own.cols : 0; /* below the matrix: none */
-    /* The team is number `turn` of `turns` that take turns in a part of K, number x_team of x_teams that share X. */
-    const uint32_t turn = apart ? 0 : block->part, turns = apart ? 1 : warps_k;
+    const uint32_t      turn = apart ? 0 : block->part, turns = apart ? 1 : warps_k;    /* of teams that take turns */
+    /* The teams that share X, and their warps. */
     const uint32_t x_teams = (uint32_t)plan->strips * turns, x_team = apart ? block->strip : team;
     const uint32_t x_warps = x_teams * (uint32_t)team_warps, x_warp = x_team * (uint32_t)team_warps + block->member;
+
     const uint32_t x_pieces =
         helps && spinfer_parts_apart(team_warps) ? spinfer_x_slots(plan) : (uint32_t)plan->x_pieces;
     const uint32_t x_slot = apart ? block->part * x_pieces : 0; /* the first one */
@@ -2351,7 +2341,7 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
                       lane);
     SPINFER_NO_UNROLL
     for (uint32_t i = x_warp; i < x_pieces && lane == 0; i += x_warps) {
-        spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(plan));
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(x_warps));
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * (x_slot + i), 32 * x_warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * (x_slot + i), 0);
     }
@@ -2514,15 +2504,16 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      warp = (block->strip * warps_k + block->part) * (uint32_t)team_warps + block->member;
     const uint32_t      warps = (uint32_t)plan->strips * warps_k * (uint32_t)team_warps, cols = ring->cols;
     const uint32_t      x_pieces = (uint32_t)plan->x_pieces;
-    const uint32_t      x_warps = apart ? (uint32_t)plan->strips * (uint32_t)team_warps : warps;
+    const uint32_t      x_warps = apart ? (uint32_t)plan->strips * (uint32_t)team_warps : warps; /* that share X */
     const uint32_t      x_warp = apart ? block->strip * (uint32_t)team_warps + block->member : warp;
     const uint32_t      x_first = apart ? block->part * x_pieces : 0; /* slot of X, where the ones of this part begin */
-    const uint32_t      strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
-    const uint32_t      flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
-    const int           wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    const uint32_t      x_begin = smem + layout.x + x_first * layout.x_piece;
-    uint32_t            x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
-    uint32_t            turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+
+    const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
+    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
+    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t x_begin = smem + layout.x + x_first * layout.x_piece;
+    uint32_t       x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
+    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
@@ -3267,8 +3258,8 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
 
 /* SPINFER_DEFINE_SPMM_KERNELS() : kernels name_n8, name_n16, name_n32, name_n64, name_n64_wgmma and name_n64_wgmma5,
  * and on the host `name`, an array of SPINFER_KERNELS spinfer_kernel. The shapes that the library itself uses; their
- * threads have 72, 72, 128, 128, 128 and 96 registers. The last one is for blocks of five teams: 9 % less for
- * 20480 x 5120, which with others takes 4 % more (H200). Of kernels that differ in MAX_WARPS only, the first one that
+ * threads have 72, 72, 128, 128, 128 and 96 registers. The last one is for blocks of five teams: without it
+ * 20480 x 5120 takes 51 instead of 47 us (H200). Of kernels that differ in MAX_WARPS only, the first one that
  * has room for a plan is taken. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
@@ -4027,7 +4018,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0},
         {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0,
          0},
-        /* 64 with wgmma, in up to 16 warps and in 20 */
+        /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20; 0.1 for `help` and 4.4 are by hand, so that the
+         * plans of 1024 x 4096 and 3584 x 3584 are the ones that were measured as the best */
         {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.125,
          0.064, 0.1, 0.108},
         {4.4, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
@@ -4290,7 +4282,8 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
         2 * plan->strips * plan->warps_k * plan->team <= spinfer_detail_max_warps(kernel, device) &&
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total <= spinfer_detail_smem_limit(device, 2);
     decode_us = spinfer_detail_estimate(plan, W, n, device, two_blocks ? 2 : 1) * (1980.0 / clock_mhz);
-    if (device->compute >= 90 && plan->team < 4) decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
+    if (device->compute >= 90 && !spinfer_uses_wgmma(plan->team, plan->tokens))
+        decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
     read_us = 4.7 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
