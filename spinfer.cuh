@@ -2319,7 +2319,6 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     /* The teams that share X, and their warps. */
     const uint32_t x_teams = (uint32_t)plan->strips * turns, x_team = apart ? block->strip : team;
     const uint32_t x_warps = x_teams * (uint32_t)team_warps, x_warp = x_team * (uint32_t)team_warps + block->member;
-
     const uint32_t x_pieces =
         helps && spinfer_parts_apart(team_warps) ? spinfer_x_slots(plan) : (uint32_t)plan->x_pieces;
     const uint32_t x_slot = apart ? block->part * x_pieces : 0; /* the first one */
@@ -2507,13 +2506,12 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      x_warps = apart ? (uint32_t)plan->strips * (uint32_t)team_warps : warps; /* that share X */
     const uint32_t      x_warp = apart ? block->strip * (uint32_t)team_warps + block->member : warp;
     const uint32_t      x_first = apart ? block->part * x_pieces : 0; /* slot of X, where the ones of this part begin */
-
-    const uint32_t strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
-    const uint32_t flip = spinfer_pin(ring->step % 2 * 64, lane);     /* the other half of a box, if the step is odd */
-    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    const uint32_t x_begin = smem + layout.x + x_first * layout.x_piece;
-    uint32_t       x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
-    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    const uint32_t      strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
+    const uint32_t      flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
+    const int           wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t      x_begin = smem + layout.x + x_first * layout.x_piece;
+    uint32_t            x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
+    uint32_t            turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
