@@ -151,7 +151,7 @@ typedef struct spinfer_plan {
                       X and Y are touched after its end. W must not be written by that kernel.                   */
     int helpers;   /* further blocks, for each range of K and each block of tokens, without rows of their own: their
                       teams multiply the last columns of K for all strips (FIG 8b), so that no SM is idle. 0: none,
-                      always so with 8 and 16 tokens                                                             */
+                      always so with 8 and 16 tokens, and with a team of 4 before sm_90                          */
     int tail;      /* how many GroupTile columns that is: a multiple of team, at most x_cols * x_pieces; 0 without
                       helpers                                                                                    */
 } spinfer_plan;
@@ -2194,9 +2194,17 @@ SPINFER_DEVICE uint32_t spinfer_x_cols(const int team, const spinfer_spmm_args *
     return spinfer_parts_apart(team) ? args->layout.x_cols : (uint32_t)args->plan.x_cols;
 }
 
-/* spinfer_x_arrivals() : that complete the `full` barrier of a slot of X, besides the bytes of the copy engine: of the
- * lanes of one warp where there is an engine, otherwise of all `warps` that share it. */
-SPINFER_DEVICE uint32_t spinfer_x_arrivals(uint32_t warps) { return SPINFER_HAS_BULK_COPY ? 32 : 32 * warps; }
+/* spinfer_x_warps() : that share a slot of X: those of a part, or of the block. spinfer_x_arrivals() : that complete
+ * the `full` barrier of a slot, besides the bytes of the copy engine: of the lanes of one warp where there is an
+ * engine, otherwise of all lanes that share it. */
+SPINFER_DEVICE uint32_t spinfer_x_warps(const spinfer_plan *plan)
+{
+    return (uint32_t)(plan->strips * plan->team * (spinfer_parts_apart(plan->team) ? 1 : plan->warps_k));
+}
+SPINFER_DEVICE uint32_t spinfer_x_arrivals(const spinfer_plan *plan)
+{
+    return SPINFER_HAS_BULK_COPY ? 32 : 32 * spinfer_x_warps(plan);
+}
 
 /* spinfer_copy_x() : copies number `part` of `parts` of a piece of X, GroupTile columns col .. col + x_cols - 1 of the
  * range of `block`, into a slot, without the copy engine: cp.async, or stores if X is not aligned. What lies outside X
@@ -2247,10 +2255,15 @@ SPINFER_DEVICE void spinfer_fetch_x(const spinfer_spmm_args *args, const spinfer
     if (part > 0) return;
     parts = 1;
 #endif
-    if (spinfer_copy_x(args, block, smem, col, slot, part, parts, lane))
-        spinfer_cp_async_arrive(full);
-    else
-        spinfer_mbarrier_arrive(full);
+    const uint32_t arrivals = parts > 1 ? 1 : spinfer_x_arrivals(&args->plan) / 32; /* of a lane, for who is not here */
+    const int      aligned = spinfer_copy_x(args, block, smem, col, slot, part, parts, lane);
+    SPINFER_NO_UNROLL
+    for (uint32_t i = 0; i < arrivals; i++) {
+        if (aligned)
+            spinfer_cp_async_arrive(full);
+        else
+            spinfer_mbarrier_arrive(full);
+    }
 }
 
 /* spinfer_sums_clear() : zeros, [4 / team * n_frags]. */
@@ -2340,7 +2353,7 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
                       lane);
     SPINFER_NO_UNROLL
     for (uint32_t i = x_warp; i < x_pieces && lane == 0; i += x_warps) {
-        spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(x_warps));
+        spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(plan));
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * (x_slot + i), 32 * x_warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * (x_slot + i), 0);
     }
@@ -3918,6 +3931,8 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total > spinfer_detail_smem_limit(device, 1))
         return SPINFER_ERR_SMEM;
     if (device->compute < 80 || (device->compute < 90 && plan->dependent)) return SPINFER_ERR_ARCH;
+    /* A helper's teams share X, those of other blocks do not: only a copy engine fills the slots of both. */
+    if (device->compute < 90 && plan->helpers && spinfer_parts_apart(plan->team)) return SPINFER_ERR_ARCH;
     if (!device->wgmma && spinfer_uses_wgmma(plan->team, plan->tokens)) return SPINFER_ERR_ARCH;
     if (plan->strips * plan->warps_k * plan->team > spinfer_detail_max_warps(kernel, device)) return SPINFER_ERR_PLAN;
     return SPINFER_OK;

@@ -482,6 +482,28 @@ static void test_estimate_refusals(void)
     CHECK_SPINFER(spinfer_spmm_estimate(&changed, &W, 16, &h200, &e));
 }
 
+/* Helpers of a team of four share their X in another way than other blocks, which only a copy engine can. */
+static void test_helpers_of_four(void)
+{
+    static const spinfer_device h100 = {132, 232448, 90, 1980, 3000, 0}, a100 = {108, 166912, 80, 1410, 1935, 0};
+    const spinfer_matrix        W = matrix(4096, 4096, 2320, SPINFER_FP16);
+    spinfer_kernel              four = spinfer_spmm_fp16[2]; /* 32 tokens */
+    spinfer_plan                plan;
+    spinfer_estimate            e;
+    four.team = 4;
+    memset(&plan, 0, sizeof plan);
+    plan.tokens = four.tokens;
+    plan.team = four.team;
+    plan.strips = plan.splits = 1;
+    plan.warps_k = plan.stages = plan.x_pieces = 2;
+    plan.x_cols = 8;
+    CHECK_SPINFER(spinfer_kernel_estimate(&four, 1, &plan, &W, 32, &a100, &e));
+    plan.helpers = 4;
+    plan.tail = 8;
+    CHECK_SPINFER(spinfer_kernel_estimate(&four, 1, &plan, &W, 32, &h100, &e));
+    CHECK(spinfer_kernel_estimate(&four, 1, &plan, &W, 32, &a100, &e) == SPINFER_ERR_ARCH);
+}
+
 /* Where a kernel looks for the first records before their offsets are there (spinfer_ask_early()). If all records have
  * the same size it is wrong by no more than the padding at the end of the data. */
 static void test_mean(void)
@@ -608,6 +630,7 @@ int main(int argc, char **argv)
     test_fewer_tokens();
     test_wgmma();
     test_helpers();
+    test_helpers_of_four();
     test_mean();
     /* what a kernel asks for first lies in one line of the constant cache; the tensor map is aligned */
     CHECK(offsetof(spinfer_spmm_args, layout) + offsetof(spinfer_smem, total) <= 192);
