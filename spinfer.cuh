@@ -619,7 +619,7 @@ SPINFER_HD void spinfer_shared_u32x4(spinfer_shared address, uint32_t *out)
 
 /* Lane constants of the two-step decode, computed once. */
 typedef struct spinfer_quad_lane {
-    uint32_t below;  /* mask of the bits below the lane's quad                             */
+    uint32_t below;  /* mask of the bits below the second one of the lane's quad           */
     uint32_t rotate; /* right rotation that brings the lane's quad to bits 1..4 of a word  */
 } spinfer_quad_lane;
 
@@ -627,13 +627,15 @@ SPINFER_HD spinfer_quad_lane spinfer_quad_lane_init(int lane)
 {
     const int         shift = spinfer_lane_shift(lane);
     spinfer_quad_lane q;
-    q.below = (1u << shift) - 1;
+    q.below = (2u << shift) - 1;
     q.rotate = ((uint32_t)shift + 31) % 32;
     return q;
 }
 
-/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's first value
- * and the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). */
+/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's second value
+ * and the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). If there is a first value
+ * it lies right before the second one, so both are found by one population count and nothing is added for the second:
+ * one instruction less than from the first value on, and one less to wait for. */
 SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad_lane q, spinfer_shared *place,
                                     uint32_t *bits)
 {
@@ -650,14 +652,14 @@ SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_
 SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t *values)
 {
     values[0] = values[1] = values[2] = values[3] = 0;
-    if (bits & 2) values[0] = spinfer_shared_u16(place), place += 2;
+    if (bits & 2) values[0] = spinfer_shared_u16(place - 2);
     if (bits & 4) values[1] = spinfer_shared_u16(place), place += 2;
     if (bits & 8) values[2] = spinfer_shared_u16(place), place += 2;
     if (bits & 16) values[3] = spinfer_shared_u16(place);
 }
 
-/* The same for pairs, the order of the instruction. Lane constants: mask of the bits below the lane's pair, its first
- * bit, its second bit. */
+/* The same for pairs, the order of the instruction. Lane constants: mask of the bits below the second one of the lane's
+ * pair, its first bit, its second bit. */
 typedef struct spinfer_pair_lane {
     uint32_t below, first, second;
 } spinfer_pair_lane;
@@ -667,22 +669,21 @@ SPINFER_HD spinfer_pair_lane spinfer_pair_lane_init(int lane)
     spinfer_pair_lane p;
     p.first = 1u << spinfer_pair_shift(lane);
     p.second = 2 * p.first;
-    p.below = p.first - 1;
+    p.below = p.second - 1;
     return p;
 }
 
-/* spinfer_pair_locate() : from a word and the place of its first value to the place of the lane's first value.
- * spinfer_pair_load_first(), spinfer_pair_load_second() : the two conditional loads; the first one moves `place` on.
- * Zero where the bit is clear. */
+/* spinfer_pair_locate() : from a word and the place of its first value to the place of the lane's second value.
+ * spinfer_pair_load_first(), spinfer_pair_load_second() : the two conditional loads. Zero where the bit is clear. */
 SPINFER_HD spinfer_shared spinfer_pair_locate(uint32_t word, spinfer_shared base, spinfer_pair_lane p)
 {
     return base + 2 * spinfer_popcount(word & p.below);
 }
 
-SPINFER_HD uint32_t spinfer_pair_load_first(uint32_t word, spinfer_shared *place, spinfer_pair_lane p)
+SPINFER_HD uint32_t spinfer_pair_load_first(uint32_t word, spinfer_shared place, spinfer_pair_lane p)
 {
     uint32_t value = 0;
-    if (word & p.first) value = spinfer_shared_u16(*place), *place += 2;
+    if (word & p.first) value = spinfer_shared_u16(place - 2);
     return value;
 }
 
@@ -1761,8 +1762,8 @@ SPINFER_DEVICE void spinfer_load_abreast(spinfer_located at, uint32_t *top, uint
     const uint32_t bits = at.bits[1];
     SPINFER_UNROLL
     for (int i = 0; i < 4; i++) top[i] = bottom[i] = 0;
-    if (bits & 2) top[0] = spinfer_shared_u16(at.place[0]), at.place[0] += 2;
-    if (bits & 16) bottom[0] = spinfer_shared_u16(at.place[1]), at.place[1] += 2;
+    if (bits & 2) top[0] = spinfer_shared_u16(at.place[0] - 2);
+    if (bits & 16) bottom[0] = spinfer_shared_u16(at.place[1] - 2);
     if (bits & 4) top[1] = spinfer_shared_u16(at.place[0]), at.place[0] += 2;
     if (bits & 32) bottom[1] = spinfer_shared_u16(at.place[1]), at.place[1] += 2;
     if (bits & 8) top[2] = spinfer_shared_u16(at.place[0]), at.place[0] += 2;
@@ -2107,7 +2108,7 @@ SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l,
     uint32_t first[8], second[8];
     SPINFER_UNROLL
     for (int i = 0; i < 8; i++)
-        first[i] = spinfer_pair_load_first(at[i / 4].word[i % 4], &at[i / 4].place[i % 4], l->pair);
+        first[i] = spinfer_pair_load_first(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
     SPINFER_UNROLL
     for (int i = 0; i < 8; i++)
         second[i] = spinfer_pair_load_second(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
@@ -3456,8 +3457,8 @@ SPINFER_HD void spinfer_decode_row(uint32_t bits, spinfer_shared values, uint32_
 {
     uint32_t weights[8];
     int      i;
-    spinfer_quad_load(values, bits << 1, weights);
-    spinfer_quad_load(values + 2 * spinfer_popcount(bits & 15), bits >> 3, weights + 4);
+    spinfer_quad_load(values + 2 * (bits & 1), bits << 1, weights);
+    spinfer_quad_load(values + 2 * spinfer_popcount(bits & 31), bits >> 3, weights + 4);
     SPINFER_UNROLL
     for (i = 0; i < 4; i++) words[i] = spinfer_pack(weights[2 * i], weights[2 * i + 1]);
 }
