@@ -617,81 +617,98 @@ SPINFER_HD void spinfer_shared_u32x4(spinfer_shared address, uint32_t *out)
 #endif
 }
 
-/* Lane constants of the two-step decode, computed once. */
-typedef struct spinfer_quad_lane {
-    uint32_t below;  /* mask of the bits below the second one of the lane's quad           */
-    uint32_t rotate; /* right rotation that brings the lane's quad to bits 1..4 of a word  */
-} spinfer_quad_lane;
-
-SPINFER_HD spinfer_quad_lane spinfer_quad_lane_init(int lane)
+/* spinfer_shared_u16_if() : the value at an address if `kept` is not zero, otherwise zero. The instruction that masks a
+ * bitmap to get `kept` sets the predicate and leaves the zero, so nothing must be cleared before. spinfer_shared_u16_next()
+ * moves the address behind a value that was kept. */
+SPINFER_HD uint32_t spinfer_shared_u16_if(uint32_t kept, spinfer_shared address)
 {
-    const int         shift = spinfer_lane_shift(lane);
-    spinfer_quad_lane q;
-    q.below = (2u << shift) - 1;
-    q.rotate = ((uint32_t)shift + 31) % 32;
-    return q;
-}
-
-/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the lane's second value
- * and the lane's four bits, at 1..4 (one R2P instruction then makes four predicates of them). If there is a first value
- * it lies right before the second one, so both are found by one population count and nothing is added for the second:
- * one instruction less than from the first value on, and one less to wait for. */
-SPINFER_HD void spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad_lane q, spinfer_shared *place,
-                                    uint32_t *bits)
-{
-    *place = base + 2 * spinfer_popcount(word & q.below);
 #ifdef __CUDA_ARCH__
-    *bits = __funnelshift_r(word, word, q.rotate);
+    uint32_t value = kept;
+    asm volatile("{ .reg .pred some; setp.ne.u32 some, %0, 0; @some ld.shared.u16 %0, [%1]; }"
+                 : "+r"(value)
+                 : "r"(address));
+    return value;
 #else
-    *bits = word >> q.rotate | word << ((32 - q.rotate) % 32);
+    return kept ? spinfer_shared_u16(address) : 0;
 #endif
 }
 
-/* spinfer_quad_load() : step two, up to four conditional loads. Zeros where a bit is clear. Predicated loads beat
- * loading always and masking (15.6 against 13.7 weights for each clock and SM on an H200). */
-SPINFER_HD void spinfer_quad_load(spinfer_shared place, uint32_t bits, uint32_t *values)
+SPINFER_HD uint32_t spinfer_shared_u16_next(uint32_t kept, spinfer_shared *address)
 {
-    values[0] = values[1] = values[2] = values[3] = 0;
-    if (bits & 2) values[0] = spinfer_shared_u16(place - 2);
-    if (bits & 4) values[1] = spinfer_shared_u16(place), place += 2;
-    if (bits & 8) values[2] = spinfer_shared_u16(place), place += 2;
-    if (bits & 16) values[3] = spinfer_shared_u16(place);
+#ifdef __CUDA_ARCH__
+    uint32_t value = kept;
+    asm volatile("{ .reg .pred some; setp.ne.u32 some, %0, 0; @some ld.shared.u16 %0, [%1]; @some add.u32 %1, %1, 2; }"
+                 : "+r"(value), "+r"(*address));
+    return value;
+#else
+    if (!kept) return 0;
+    *address += 2;
+    return spinfer_shared_u16(*address - 2);
+#endif
 }
 
-/* The same for pairs, the order of the instruction. Lane constants: mask of the bits below the second one of the lane's
- * pair, its first bit, its second bit. */
-typedef struct spinfer_pair_lane {
-    uint32_t below, first, second;
-} spinfer_pair_lane;
+/* Constants of the two-step decode, computed once. */
+typedef struct spinfer_quad {
+    uint32_t bit[4]; /* of its four weights                                            */
+    uint32_t below;  /* mask of the bits below bit[1]: whose values lie before that one */
+} spinfer_quad;
 
-SPINFER_HD spinfer_pair_lane spinfer_pair_lane_init(int lane)
+/* spinfer_quad_at() : of the quad whose first bit is `shift`: 0, 4, .. 28. spinfer_lane_quad() : of a lane's. */
+SPINFER_HD spinfer_quad spinfer_quad_at(int shift)
 {
-    spinfer_pair_lane p;
-    p.first = 1u << spinfer_pair_shift(lane);
-    p.second = 2 * p.first;
-    p.below = p.second - 1;
+    spinfer_quad q;
+    int          i;
+    for (i = 0; i < 4; i++) q.bit[i] = 1u << (shift + i);
+    q.below = q.bit[1] - 1;
+    return q;
+}
+SPINFER_HD spinfer_quad spinfer_lane_quad(int lane) { return spinfer_quad_at(spinfer_lane_shift(lane)); }
+
+/* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the quad's second
+ * value. If there is a first one it lies right before, so the two loads need no addition between them, and none waits
+ * for the other. With spinfer_shared_u16_if() that saves 6 to 8 % of the instructions, and 1 to 4 % of the time (H200). */
+SPINFER_HD spinfer_shared spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad q)
+{
+    return base + 2 * spinfer_popcount(word & q.below);
+}
+
+/* spinfer_quad_load() : step two, up to four conditional loads. Zeros where a bit is clear. Conditional loads beat
+ * loading always and masking (15.6 against 13.7 weights for each clock and SM on an H200). */
+SPINFER_HD void spinfer_quad_load(uint32_t word, spinfer_shared place, spinfer_quad q, uint32_t *values)
+{
+    values[0] = spinfer_shared_u16_if(word & q.bit[0], place - 2);
+    values[1] = spinfer_shared_u16_next(word & q.bit[1], &place);
+    values[2] = spinfer_shared_u16_next(word & q.bit[2], &place);
+    values[3] = spinfer_shared_u16_if(word & q.bit[3], place);
+}
+
+/* The same for pairs, the order of the instruction. */
+typedef struct spinfer_pair {
+    uint32_t bit[2], below;
+} spinfer_pair;
+
+SPINFER_HD spinfer_pair spinfer_lane_pair(int lane)
+{
+    spinfer_pair p;
+    p.bit[0] = 1u << spinfer_pair_shift(lane);
+    p.bit[1] = 2 * p.bit[0];
+    p.below = p.bit[1] - 1;
     return p;
 }
 
-/* spinfer_pair_locate() : from a word and the place of its first value to the place of the lane's second value.
- * spinfer_pair_load_first(), spinfer_pair_load_second() : the two conditional loads. Zero where the bit is clear. */
-SPINFER_HD spinfer_shared spinfer_pair_locate(uint32_t word, spinfer_shared base, spinfer_pair_lane p)
+SPINFER_HD spinfer_shared spinfer_pair_locate(uint32_t word, spinfer_shared base, spinfer_pair p)
 {
     return base + 2 * spinfer_popcount(word & p.below);
 }
 
-SPINFER_HD uint32_t spinfer_pair_load_first(uint32_t word, spinfer_shared place, spinfer_pair_lane p)
+/* spinfer_pair_first(), spinfer_pair_second() : the two conditional loads. */
+SPINFER_HD uint32_t spinfer_pair_first(uint32_t word, spinfer_shared place, spinfer_pair p)
 {
-    uint32_t value = 0;
-    if (word & p.first) value = spinfer_shared_u16(place - 2);
-    return value;
+    return spinfer_shared_u16_if(word & p.bit[0], place - 2);
 }
-
-SPINFER_HD uint32_t spinfer_pair_load_second(uint32_t word, spinfer_shared place, spinfer_pair_lane p)
+SPINFER_HD uint32_t spinfer_pair_second(uint32_t word, spinfer_shared place, spinfer_pair p)
 {
-    uint32_t value = 0;
-    if (word & p.second) value = spinfer_shared_u16(place);
-    return value;
+    return spinfer_shared_u16_if(word & p.bit[1], place);
 }
 
 /* Two 16-bit values into one register. */
@@ -1616,14 +1633,14 @@ SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
 
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
-    uint32_t          lane;
-    uint32_t          tile;  /* the TCTile of a record that the lane scans                                 */
-    uint32_t          write; /* where the lane writes into the table of its warp                           */
-    uint32_t          read;  /* where the lane reads TCTile 0 in the table of its warp                     */
-    spinfer_quad_lane quad;
-    spinfer_pair_lane pair;          /* with wgmma, instead of quad and rotate_bottom                             */
-    uint32_t          rotate_bottom; /* right rotation of a bottom word, spinfer_locate()                         */
-    uint32_t          masks[2];      /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1 */
+    uint32_t     lane;
+    uint32_t     tile;  /* the TCTile of a record that the lane scans                                    */
+    uint32_t     write; /* where the lane writes into the table of its warp                              */
+    uint32_t     read;  /* where the lane reads TCTile 0 in the table of its warp                        */
+    spinfer_quad quad;
+    uint32_t     shift;    /* first bit of the quad                                                         */
+    spinfer_pair pair;     /* with wgmma, instead of quad                                                   */
+    uint32_t     masks[2]; /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1    */
 } spinfer_lane;
 
 SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, uint32_t member, uint32_t lane)
@@ -1634,16 +1651,17 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.tile = tc / tiles % 2 * 4 + member * tiles + tc % tiles;
     l.write = table + spinfer_table_write((int)lane);
     l.read = table + spinfer_table_read((int)lane);
-    l.quad = spinfer_quad_lane_init((int)lane);
+    l.quad = spinfer_lane_quad((int)lane);
     l.masks[0] = spinfer_pin_if_room(2 * bt < tc ? 0xffffffffu : 0, lane);
     l.masks[1] = spinfer_pin_if_room(2 * bt + 1 < tc ? 0xffffffffu : 0, lane);
     if (team > 1 || !SPINFER_HAS_BULK_COPY) l.tile = spinfer_pin(l.tile, lane);
     l.write = spinfer_pin_if_room(l.write, lane);
     l.read = spinfer_pin_if_room(l.read, lane);
     l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
-    l.quad.rotate = spinfer_pin_if_room(l.quad.rotate, lane);
-    l.rotate_bottom = spinfer_pin_if_room((l.quad.rotate + 29) % 32, lane);
-    l.pair = spinfer_pair_lane_init((int)lane);
+    SPINFER_UNROLL
+    for (int i = 0; i < 4; i++) l.quad.bit[i] = spinfer_pin_if_room(l.quad.bit[i], lane);
+    l.pair = spinfer_lane_pair((int)lane);
+    l.shift = spinfer_pin_if_room((uint32_t)spinfer_lane_shift((int)lane), lane);
     return l;
 }
 
@@ -1653,8 +1671,8 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init_pairs(const int team, uint32_t tab
     spinfer_lane l = spinfer_lane_init(team, table, member, lane);
     l.read = spinfer_pin(table + spinfer_table_read_pairs((int)lane), lane);
     l.pair.below = spinfer_pin(l.pair.below, lane);
-    l.pair.first = spinfer_pin(l.pair.first, lane);
-    l.pair.second = spinfer_pin(l.pair.second, lane);
+    l.pair.bit[0] = spinfer_pin(l.pair.bit[0], lane);
+    l.pair.bit[1] = spinfer_pin(l.pair.bit[1], lane);
     return l;
 }
 
@@ -1723,28 +1741,28 @@ SPINFER_DEVICE void spinfer_scan_stage(const int team, uint32_t record, const sp
     spinfer_scan_store(&s, l);
 }
 
-/* What a lane has located of the TCTile that it will load next: rows g and g + 8. `bits` as spinfer_quad_locate() has
- * them, or, side by side: bits[1] has the first three of the top row at 1..3 and the four of the bottom row at 4..7. */
+/* What a lane has located of the TCTile that it will load next: rows g and g + 8. */
 typedef struct spinfer_located {
-    uint32_t place[2], bits[2];
+    uint32_t word[2], place[2];
 } spinfer_located;
 
 /* With 32 tokens or more the two rows are loaded side by side. A load must have read its address before that is raised
- * for the next one, so four loads of a row wait three times, and two rows at once half as often as one after the other.
- * It takes two instructions more: 32 and 64 tokens are 2 % faster, 16 are 2 % slower (H200). */
+ * for the next one, and two rows at once wait half as often as one after the other: 32 and 64 tokens are 2 % faster, 16
+ * are 2 % slower (H200, when it took two instructions more). */
 SPINFER_HD int spinfer_loads_abreast(int tokens) { return tokens >= 32; }
 
-/* spinfer_locate() : places and bits of a TCTile from its entry of the table. */
+/* Is a word shifted, so that the bits of all lanes' quads are the same constants? One instruction more for a quad and
+ * three registers less, which the code for sm_80 lacks where loads are abreast: it would spill 4 to 8 bytes. */
+SPINFER_DEVICE int spinfer_shifts(const int abreast) { return abreast && !SPINFER_HAS_BULK_COPY; }
+
+/* spinfer_locate() : words and places of a TCTile from its entry of the table. */
 SPINFER_DEVICE void spinfer_locate(const int abreast, const uint32_t *entry, const spinfer_lane *l,
                                    spinfer_located *next)
 {
-    spinfer_quad_locate(entry[0], entry[1], l->quad, &next->place[0], &next->bits[0]);
-    spinfer_quad_locate(entry[2], entry[3], l->quad, &next->place[1], &next->bits[1]);
-    if (abreast) { /* in asm, or the compiler tests bit by bit instead of making six predicates with one R2P */
-        const uint32_t bottom = __funnelshift_r(entry[2], entry[2], l->rotate_bottom);
-        asm volatile("lop3.b32 %0, %1, %2, 0xe, 0xe4;" /* %1 where the mask has ones, else %2 */
-                     : "=r"(next->bits[1])
-                     : "r"(next->bits[0]), "r"(bottom));
+    SPINFER_UNROLL
+    for (int i = 0; i < 2; i++) {
+        next->word[i] = spinfer_shifts(abreast) ? entry[2 * i] >> l->shift : entry[2 * i];
+        next->place[i] = spinfer_quad_locate(entry[2 * i], entry[2 * i + 1], l->quad);
     }
 }
 
@@ -1757,19 +1775,16 @@ SPINFER_DEVICE void spinfer_locate_tc_tile(const int abreast, uint32_t entry, co
 }
 
 /* spinfer_load_abreast() : spinfer_quad_load() of two rows side by side. */
-SPINFER_DEVICE void spinfer_load_abreast(spinfer_located at, uint32_t *top, uint32_t *bottom)
+SPINFER_DEVICE void spinfer_load_abreast(spinfer_located at, spinfer_quad q, uint32_t *top, uint32_t *bottom)
 {
-    const uint32_t bits = at.bits[1];
-    SPINFER_UNROLL
-    for (int i = 0; i < 4; i++) top[i] = bottom[i] = 0;
-    if (bits & 2) top[0] = spinfer_shared_u16(at.place[0] - 2);
-    if (bits & 16) bottom[0] = spinfer_shared_u16(at.place[1] - 2);
-    if (bits & 4) top[1] = spinfer_shared_u16(at.place[0]), at.place[0] += 2;
-    if (bits & 32) bottom[1] = spinfer_shared_u16(at.place[1]), at.place[1] += 2;
-    if (bits & 8) top[2] = spinfer_shared_u16(at.place[0]), at.place[0] += 2;
-    if (bits & 64) bottom[2] = spinfer_shared_u16(at.place[1]), at.place[1] += 2;
-    if (at.bits[0] & 16) top[3] = spinfer_shared_u16(at.place[0]);
-    if (bits & 128) bottom[3] = spinfer_shared_u16(at.place[1]);
+    top[0] = spinfer_shared_u16_if(at.word[0] & q.bit[0], at.place[0] - 2);
+    bottom[0] = spinfer_shared_u16_if(at.word[1] & q.bit[0], at.place[1] - 2);
+    top[1] = spinfer_shared_u16_next(at.word[0] & q.bit[1], &at.place[0]);
+    bottom[1] = spinfer_shared_u16_next(at.word[1] & q.bit[1], &at.place[1]);
+    top[2] = spinfer_shared_u16_next(at.word[0] & q.bit[2], &at.place[0]);
+    bottom[2] = spinfer_shared_u16_next(at.word[1] & q.bit[2], &at.place[1]);
+    top[3] = spinfer_shared_u16_if(at.word[0] & q.bit[3], at.place[0]);
+    bottom[3] = spinfer_shared_u16_if(at.word[1] & q.bit[3], at.place[1]);
 }
 
 /* spinfer_decode_located() : the TCTile `next` into registers. The TCTile at `entry` of the table is located while the
@@ -1780,10 +1795,10 @@ SPINFER_DEVICE void spinfer_decode_located(const int abreast, uint32_t entry, co
     uint32_t top[4], bottom[4], e[4];
     spinfer_shared_u32x4(entry, e);
     if (abreast) {
-        spinfer_load_abreast(*next, top, bottom);
+        spinfer_load_abreast(*next, spinfer_shifts(abreast) ? spinfer_quad_at(0) : l->quad, top, bottom);
     } else {
-        spinfer_quad_load(next->place[0], next->bits[0], top);
-        spinfer_quad_load(next->place[1], next->bits[1], bottom);
+        spinfer_quad_load(next->word[0], next->place[0], l->quad, top);
+        spinfer_quad_load(next->word[1], next->place[1], l->quad, bottom);
     }
     spinfer_locate(abreast, e, l, next);
     a->r[0] = spinfer_pack(top[0], top[1]);
@@ -2107,11 +2122,9 @@ SPINFER_DEVICE void spinfer_load_pairs(spinfer_pairs *at, const spinfer_lane *l,
 {
     uint32_t first[8], second[8];
     SPINFER_UNROLL
-    for (int i = 0; i < 8; i++)
-        first[i] = spinfer_pair_load_first(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
+    for (int i = 0; i < 8; i++) first[i] = spinfer_pair_first(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
     SPINFER_UNROLL
-    for (int i = 0; i < 8; i++)
-        second[i] = spinfer_pair_load_second(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
+    for (int i = 0; i < 8; i++) second[i] = spinfer_pair_second(at[i / 4].word[i % 4], at[i / 4].place[i % 4], l->pair);
     SPINFER_UNROLL
     for (int i = 0; i < 8; i++) a[i / 4].r[i % 4] = spinfer_pack(first[i], second[i]);
 }
@@ -3455,10 +3468,11 @@ SPINFER_HD void spinfer_place_values(const uint32_t *words, uint64_t bitmap, spi
  *   values    place of its first value */
 SPINFER_HD void spinfer_decode_row(uint32_t bits, spinfer_shared values, uint32_t *words)
 {
-    uint32_t weights[8];
-    int      i;
-    spinfer_quad_load(values + 2 * (bits & 1), bits << 1, weights);
-    spinfer_quad_load(values + 2 * spinfer_popcount(bits & 31), bits >> 3, weights + 4);
+    const spinfer_quad left = spinfer_quad_at(0), right = spinfer_quad_at(4);
+    uint32_t           weights[8];
+    int                i;
+    spinfer_quad_load(bits, spinfer_quad_locate(bits, values, left), left, weights);
+    spinfer_quad_load(bits, spinfer_quad_locate(bits, values, right), right, weights + 4);
     SPINFER_UNROLL
     for (i = 0; i < 4; i++) words[i] = spinfer_pack(weights[2 * i], weights[2 * i + 1]);
 }

@@ -15,8 +15,8 @@
  *     pair     1 POPC. As naive, but a table, filled once, says where the values of each 32-bit word begin.
  *     quad     0.5 POPC. Four neighbours and the table. The library does it this way.
  *
- * Introduces: spinfer_lane_init(), spinfer_scan_stage(), spinfer_table_place(), spinfer_quad_locate(),
- *             spinfer_quad_load(), spinfer_pack(), and stamping kernels from one body */
+ * Introduces: spinfer_lane_init(), spinfer_scan_stage(), spinfer_table_place(), spinfer_lane_quad(),
+ *             spinfer_quad_locate(), spinfer_quad_load(), spinfer_pack(), and stamping kernels from one body */
 #include "lesson.h"
 
 enum { WARPS = 8, ROUNDS = 100, SUMS = 8 * 64 }; /* warps of a block, sums of a warp */
@@ -58,12 +58,12 @@ static __device__ void decode(const int way, spinfer_frag_a *a, const unsigned c
             a->r[2 * side + 1] = load_pair(e[2], bit, e[3] + 2 * spinfer_popcount(e[2] & below));
         }
     } else {
-        const spinfer_quad_lane q = spinfer_quad_lane_init(lane);
-        uint32_t                place, bits, v[4];
+        const spinfer_quad q = spinfer_lane_quad(lane);
+        uint32_t           v[4];
         spinfer_shared_u32x4(table + spinfer_table_place(t) + spinfer_table_read(lane), e);
         for (int bottom = 0; bottom < 2; bottom++) {
-            spinfer_quad_locate(e[2 * bottom], e[2 * bottom + 1], q, &place, &bits);
-            spinfer_quad_load(place, bits, v);
+            const uint32_t word = e[2 * bottom], place = spinfer_quad_locate(word, e[2 * bottom + 1], q);
+            spinfer_quad_load(word, place, q, v);
             a->r[bottom] = spinfer_pack(v[0], v[1]);
             a->r[bottom + 2] = spinfer_pack(v[2], v[3]);
         }

@@ -29,12 +29,12 @@ static __global__ void to_registers(const uint32_t *offsets, const void *data, s
 /* The same from shared memory and in the two steps of the kernel; where a word's values begin is counted. */
 static __global__ void to_registers_in_two_steps(const uint32_t *offsets, const void *data, spinfer_frag_a *frags)
 {
-    __shared__ uint64_t     copy[SPINFER_RECORD_MAX_BYTES / 8];
-    const uint64_t         *record = (const uint64_t *)record_of_block(offsets, data);
-    const int               lane = (int)threadIdx.x;
-    const spinfer_quad_lane q = spinfer_quad_lane_init(lane);
-    const uint64_t         *bitmaps = copy + SPINFER_RECORD_BITMAPS / 8;
-    const unsigned char    *values = (const unsigned char *)copy + SPINFER_RECORD_VALUES;
+    __shared__ uint64_t  copy[SPINFER_RECORD_MAX_BYTES / 8];
+    const uint64_t      *record = (const uint64_t *)record_of_block(offsets, data);
+    const int            lane = (int)threadIdx.x;
+    const spinfer_quad   q = spinfer_lane_quad(lane);
+    const uint64_t      *bitmaps = copy + SPINFER_RECORD_BITMAPS / 8;
+    const unsigned char *values = (const unsigned char *)copy + SPINFER_RECORD_VALUES;
     for (uint32_t i = threadIdx.x; i < 2 * (offsets[blockIdx.x + 1] - offsets[blockIdx.x]); i += 32)
         copy[i] = record[i];
     __syncwarp();
@@ -43,12 +43,12 @@ static __global__ void to_registers_in_two_steps(const uint32_t *offsets, const 
         for (int bottom = 0; bottom < 2; bottom++) {
             const int      tile = 4 * t + 2 * bottom + spinfer_lane_tile(lane), half = spinfer_lane_half(lane);
             int            before = half ? spinfer_popcount((uint32_t)bitmaps[tile]) : 0;
+            const uint32_t word = (uint32_t)(bitmaps[tile] >> (32 * half));
             spinfer_shared place;
-            uint32_t       bits, four[4];
+            uint32_t       four[4];
             for (int earlier = 0; earlier < tile; earlier++) before += spinfer_popcount64(bitmaps[earlier]);
-            spinfer_quad_locate((uint32_t)(bitmaps[tile] >> (32 * half)), spinfer_shared_address(values + 2 * before),
-                                q, &place, &bits);
-            spinfer_quad_load(place, bits, four);
+            place = spinfer_quad_locate(word, spinfer_shared_address(values + 2 * before), q);
+            spinfer_quad_load(word, place, q, four);
             frag->r[bottom] = spinfer_pack(four[0], four[1]);
             frag->r[bottom + 2] = spinfer_pack(four[2], four[3]);
         }

@@ -195,17 +195,16 @@ static void test_two_steps(const group *g, const fence *f, int side)
     int                  t, lane, bottom;
     for (t = 0; t < 8; t++)
         for (lane = 0; lane < 32; lane++) {
-            const spinfer_quad_lane q = spinfer_quad_lane_init(lane);
-            spinfer_frag_a          frag;
+            const spinfer_quad q = spinfer_lane_quad(lane);
+            spinfer_frag_a     frag;
             for (bottom = 0; bottom < 2; bottom++) {
                 const int      tile = 4 * t + 2 * bottom + spinfer_lane_tile(lane), half = spinfer_lane_half(lane);
                 const uint64_t bitmap = g->bitmaps[tile];
                 const int      before = values_before(g, tile) + (half ? spinfer_popcount((uint32_t)bitmap) : 0);
-                spinfer_shared place;
-                uint32_t       bits, values[4];
-                spinfer_quad_locate((uint32_t)(bitmap >> (32 * half)), record + SPINFER_RECORD_VALUES + 2 * before, q,
-                                    &place, &bits);
-                spinfer_quad_load(place, bits, values);
+                const uint32_t word = (uint32_t)(bitmap >> (32 * half));
+                spinfer_shared place = spinfer_quad_locate(word, record + SPINFER_RECORD_VALUES + 2 * before, q);
+                uint32_t       values[4];
+                spinfer_quad_load(word, place, q, values);
                 frag.r[bottom] = spinfer_pack(values[0], values[1]);
                 frag.r[bottom + 2] = spinfer_pack(values[2], values[3]);
             }
@@ -220,7 +219,7 @@ static void test_pairs(const group *g, const fence *f, int side)
     int                  t, lane, reg;
     for (t = 0; t < 8; t++)
         for (lane = 0; lane < 32; lane++) {
-            const spinfer_pair_lane p = spinfer_pair_lane_init(lane);
+            const spinfer_pair p = spinfer_lane_pair(lane);
             for (reg = 0; reg < 4; reg++) {
                 const int      row = spinfer_tc_tile_row(t) + spinfer_pair_row(lane, reg);
                 const int      col = spinfer_tc_tile_col(t) + spinfer_pair_col(lane, reg);
@@ -229,8 +228,8 @@ static void test_pairs(const group *g, const fence *f, int side)
                 const int      before = values_before(g, tile) + (half ? spinfer_popcount((uint32_t)bitmap) : 0);
                 const uint32_t word = (uint32_t)(bitmap >> (32 * half));
                 spinfer_shared place = spinfer_pair_locate(word, record + SPINFER_RECORD_VALUES + 2 * before, p);
-                CHECK(spinfer_pair_load_first(word, &place, p) == g->dense[row][col]);
-                CHECK(spinfer_pair_load_second(word, place, p) == g->dense[row][col + 1]);
+                CHECK(spinfer_pair_first(word, place, p) == g->dense[row][col]);
+                CHECK(spinfer_pair_second(word, place, p) == g->dense[row][col + 1]);
             }
         }
 }
@@ -272,9 +271,9 @@ int main(void)
             }
             groups++;
         }
-    printf(
-        "decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, pairs, TCTiles, records and in two steps, all bits "
-        "as by spinfer_decode(), no byte read outside: OK\n",
-        groups);
+    printf("decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, pairs, TCTiles, records and in two steps, "
+           "all bits "
+           "as by spinfer_decode(), no byte read outside: OK\n",
+           groups);
     return 0;
 }
