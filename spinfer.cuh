@@ -1638,7 +1638,7 @@ typedef struct spinfer_lane {
     uint32_t     write; /* where the lane writes into the table of its warp                              */
     uint32_t     read;  /* where the lane reads TCTile 0 in the table of its warp                        */
     spinfer_quad quad;
-    uint32_t     shift;    /* first bit of the quad                                                         */
+    uint32_t     shift;    /* its first bit                                                                 */
     spinfer_pair pair;     /* with wgmma, instead of quad                                                   */
     uint32_t     masks[2]; /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1    */
 } spinfer_lane;
@@ -1660,8 +1660,8 @@ SPINFER_DEVICE spinfer_lane spinfer_lane_init(const int team, uint32_t table, ui
     l.quad.below = spinfer_pin_if_room(l.quad.below, lane);
     SPINFER_UNROLL
     for (int i = 0; i < 4; i++) l.quad.bit[i] = spinfer_pin_if_room(l.quad.bit[i], lane);
-    l.pair = spinfer_lane_pair((int)lane);
     l.shift = spinfer_pin_if_room((uint32_t)spinfer_lane_shift((int)lane), lane);
+    l.pair = spinfer_lane_pair((int)lane);
     return l;
 }
 
@@ -1746,36 +1746,33 @@ typedef struct spinfer_located {
     uint32_t word[2], place[2];
 } spinfer_located;
 
-/* With 32 tokens or more the two rows are loaded side by side. A load must have read its address before that is raised
- * for the next one, and two rows at once wait half as often as one after the other: 32 and 64 tokens are 2 % faster, 16
- * are 2 % slower (H200, when it took two instructions more). */
-SPINFER_HD int spinfer_loads_abreast(int tokens) { return tokens >= 32; }
-
-/* Is a word shifted, so that the bits of all lanes' quads are the same constants? One instruction more for a quad and
- * three registers less, which the code for sm_80 lacks where loads are abreast: it would spill 4 to 8 bytes. */
-SPINFER_DEVICE int spinfer_shifts(const int abreast) { return abreast && !SPINFER_HAS_BULK_COPY; }
+/* spinfer_shifts() : are words shifted, so that the bits of all lanes' quads are the same constants? One instruction
+ * more for a quad and three registers less, without which the code for sm_80 would spill from 32 tokens on. */
+SPINFER_HD int spinfer_shifts(int tokens) { return tokens >= 32 && !SPINFER_HAS_BULK_COPY; }
 
 /* spinfer_locate() : words and places of a TCTile from its entry of the table. */
-SPINFER_DEVICE void spinfer_locate(const int abreast, const uint32_t *entry, const spinfer_lane *l,
+SPINFER_DEVICE void spinfer_locate(const int shifts, const uint32_t *entry, const spinfer_lane *l,
                                    spinfer_located *next)
 {
     SPINFER_UNROLL
     for (int i = 0; i < 2; i++) {
-        next->word[i] = spinfer_shifts(abreast) ? entry[2 * i] >> l->shift : entry[2 * i];
+        next->word[i] = shifts ? entry[2 * i] >> l->shift : entry[2 * i];
         next->place[i] = spinfer_quad_locate(entry[2 * i], entry[2 * i + 1], l->quad);
     }
 }
 
-SPINFER_DEVICE void spinfer_locate_tc_tile(const int abreast, uint32_t entry, const spinfer_lane *l,
+SPINFER_DEVICE void spinfer_locate_tc_tile(const int shifts, uint32_t entry, const spinfer_lane *l,
                                            spinfer_located *next)
 {
     uint32_t e[4];
     spinfer_shared_u32x4(entry, e);
-    spinfer_locate(abreast, e, l, next);
+    spinfer_locate(shifts, e, l, next);
 }
 
-/* spinfer_load_abreast() : spinfer_quad_load() of two rows side by side. */
-SPINFER_DEVICE void spinfer_load_abreast(spinfer_located at, spinfer_quad q, uint32_t *top, uint32_t *bottom)
+/* spinfer_load_quads() : spinfer_quad_load() of two rows side by side, because a load must have read its address before
+ * that is raised for the next one. No faster than one after the other on an H200, but code for sm_86 and sm_89 would
+ * spill. */
+SPINFER_DEVICE void spinfer_load_quads(spinfer_located at, spinfer_quad q, uint32_t *top, uint32_t *bottom)
 {
     top[0] = spinfer_shared_u16_if(at.word[0] & q.bit[0], at.place[0] - 2);
     bottom[0] = spinfer_shared_u16_if(at.word[1] & q.bit[0], at.place[1] - 2);
@@ -1789,18 +1786,13 @@ SPINFER_DEVICE void spinfer_load_abreast(spinfer_located at, spinfer_quad q, uin
 
 /* spinfer_decode_located() : the TCTile `next` into registers. The TCTile at `entry` of the table is located while the
  * values of this one are on their way. */
-SPINFER_DEVICE void spinfer_decode_located(const int abreast, uint32_t entry, const spinfer_lane *l,
+SPINFER_DEVICE void spinfer_decode_located(const int shifts, uint32_t entry, const spinfer_lane *l,
                                            spinfer_located *next, spinfer_frag_a *a)
 {
     uint32_t top[4], bottom[4], e[4];
     spinfer_shared_u32x4(entry, e);
-    if (abreast) {
-        spinfer_load_abreast(*next, spinfer_shifts(abreast) ? spinfer_quad_at(0) : l->quad, top, bottom);
-    } else {
-        spinfer_quad_load(next->word[0], next->place[0], l->quad, top);
-        spinfer_quad_load(next->word[1], next->place[1], l->quad, bottom);
-    }
-    spinfer_locate(abreast, e, l, next);
+    spinfer_load_quads(*next, shifts ? spinfer_quad_at(0) : l->quad, top, bottom);
+    spinfer_locate(shifts, e, l, next);
     a->r[0] = spinfer_pack(top[0], top[1]);
     a->r[1] = spinfer_pack(bottom[0], bottom[1]);
     a->r[2] = spinfer_pack(top[2], top[3]);
@@ -2012,7 +2004,6 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
                                           spinfer_located *next, uint32_t read, uint32_t behind, uint32_t x,
                                           spinfer_ring *const ring)
 {
-    const int    abreast = spinfer_loads_abreast(8 * n_frags);
     const int    tiles = 4 / team;
     spinfer_scan scan;
     SPINFER_UNROLL
@@ -2025,7 +2016,8 @@ SPINFER_DEVICE void spinfer_multiply_half(const spinfer_dtype dtype, const int t
         SPINFER_UNROLL
         for (int f = 0; f < n_frags && t % tiles == 0; f++) /* X stays in registers for all row tiles */
             spinfer_shared_u32x2((x ^ (uint32_t)(32 * (t / tiles))) + (uint32_t)(1024 * f), x_frags[f].r);
-        spinfer_decode_located(abreast, t < 3 ? read + spinfer_table_place(t + 1) : behind, l, next, &a);
+        spinfer_decode_located(spinfer_shifts(8 * n_frags), t < 3 ? read + spinfer_table_place(t + 1) : behind, l, next,
+                               &a);
         SPINFER_UNROLL
         for (int f = 0; f < n_frags; f++) spinfer_mma_m16n8k16(dtype, &sums[t % tiles * n_frags + f], &a, &x_frags[f]);
     }
@@ -2050,7 +2042,7 @@ SPINFER_DEVICE void spinfer_multiply_stage(const spinfer_dtype dtype, const int 
 {
     spinfer_located next;
     const uint32_t  read = l->read, second = read + spinfer_table_place(4);
-    spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
+    spinfer_locate_tc_tile(spinfer_shifts(8 * n_frags), read, l, &next);
     if (team == 1 && n_frags <= 2) {
         spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
         spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read, x ^ 32, NULL);
@@ -2090,7 +2082,7 @@ SPINFER_DEVICE void spinfer_multiply_and_scan(const spinfer_dtype dtype, const i
 {
     const uint32_t  read = l->read, second = read + spinfer_table_place(4);
     spinfer_located next;
-    spinfer_locate_tc_tile(spinfer_loads_abreast(8 * n_frags), read, l, &next);
+    spinfer_locate_tc_tile(spinfer_shifts(8 * n_frags), read, l, &next);
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, read, second, x, NULL);
     if (team > 1 && (uint32_t)team >= 2 * count) return; /* the last stage, and it is short */
     spinfer_multiply_half(dtype, team, n_frags, sums, x_frags, l, &next, second, read,
