@@ -1341,7 +1341,8 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_piece = (s.x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
-    if (spinfer_may_twin(plan->tokens) && plan->splits % 2 == 0)
+    if (spinfer_may_twin(plan->tokens) &&
+        (plan->splits % 2 == 0 || (plan->splits > 2 && spinfer_uses_wgmma(plan->team, plan->tokens))))
         end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
     s.total = s.x + slots * s.x_piece;
     if (s.total < end) s.total = end;
@@ -1352,6 +1353,19 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
 SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t rows)
 {
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
+}
+
+/* spinfer_twins() : how the ranges of K, and of M the row groups, make twins. 0: not at all. 1: each two neighbouring
+ * ranges, clusters along z. 2: only the last two of an odd number, clusters along x: the row groups of the two are
+ * counted through, and two for two they are the ranges of the same row group; so the number of row groups is even, and
+ * that of helpers. With wgmma: 5 % of 5120 x 5120 (H200). */
+SPINFER_HD uint32_t spinfer_twins(const spinfer_plan *plan, uint32_t rows)
+{
+    if (plan->splits % 2 == 0) return 1;
+    return plan->splits > 2 && spinfer_uses_wgmma(plan->team, plan->tokens) &&
+                   spinfer_plan_row_groups(plan, rows) % 2 == 0 && plan->helpers % 2 == 0
+               ? 2
+               : 0;
 }
 
 /* FIG 7, a box of X: 64 columns of all tokens of a block, a row of 128 bytes for each token. The chunk of eight columns
@@ -1459,7 +1473,7 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     uint64_t        ldy;
     uint32_t        mean; /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
     uint32_t        n;
-    uint32_t        twins;                            /* the blocks are twins: clusters of two along z */
+    uint32_t        twins;                            /* spinfer_twins(); 0 where the kernel has none */
     uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
@@ -1507,6 +1521,12 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
     spinfer_block  b;
     b.row_group = index.x - helpers;
     b.split = index.z;
+    if (SPINFER_HAS_TWINS && team == 4 && args->twins == 2 && (int)b.row_group >= 0 &&
+        b.split + 2 >= (uint32_t)args->plan.splits) {
+        const uint32_t number = (b.split + 2 - (uint32_t)args->plan.splits) * (blocks_x - helpers) + b.row_group;
+        b.row_group = number / 2;
+        b.split = (uint32_t)args->plan.splits - 2 + number % 2;
+    }
     b.token = index.y * (uint32_t)args->plan.tokens;
     b.k_begin = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split), 0);
     b.cols = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split + 1), 0) - b.k_begin;
@@ -2286,10 +2306,23 @@ SPINFER_DEVICE int spinfer_finishes(const spinfer_spmm_args *args, const spinfer
     return block->split + (args->twins ? 2 : 1) >= (uint32_t)args->plan.splits;
 }
 
+/* spinfer_is_twin() : has this block a twin? spinfer_twin_rank() : 0 or 1, which one it is. */
+SPINFER_DEVICE int spinfer_is_twin(const int team, const int n_frags, const spinfer_spmm_args *args,
+                                   const spinfer_block *block)
+{
+    if (!SPINFER_HAS_TWINS || !spinfer_may_twin(8 * n_frags) || !args->twins) return 0;
+    return !spinfer_uses_wgmma(team, 8 * n_frags) || args->twins == 1 || spinfer_finishes(args, block);
+}
+SPINFER_DEVICE uint32_t spinfer_twin_rank(const int team, const int n_frags, const spinfer_spmm_args *args,
+                                          const spinfer_block *block)
+{
+    return (block->split + (spinfer_uses_wgmma(team, 8 * n_frags) ? (uint32_t)args->plan.splits : 0)) % 2;
+}
+
 /* spinfer_twin_init() : the barriers of a twin, and how many bytes it will get: of each unit that it finishes 512. One
  * thread. */
-SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                      uint32_t warps)
+SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t rank,
+                                      uint32_t smem, uint32_t warps)
 {
     const uint32_t strips = (uint32_t)args->plan.strips, barriers = smem + args->layout.twin;
     const uint32_t below = spinfer_row_groups(args->W.rows) - block->row_group * strips; /* strips from the first on */
@@ -2297,8 +2330,7 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
     spinfer_mbarrier_init(barriers, warps);
     spinfer_mbarrier_init(barriers + 8, 1);
     spinfer_mbarrier_fence();
-    spinfer_mbarrier_arrive_expect(barriers + 8,
-                                   512 * spinfer_twin_units(tokens, block->split % 2) * spinfer_min(below, strips));
+    spinfer_mbarrier_arrive_expect(barriers + 8, 512 * spinfer_twin_units(tokens, rank) * spinfer_min(below, strips));
 }
 
 /* spinfer_ask_early() : asks L2 for what a strip probably reads first: its records begin about where they would if all
@@ -2534,8 +2566,9 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
-    if (SPINFER_HAS_TWINS && spinfer_may_twin(8 * n_frags) && args->twins) {
-        if (warp == 0 && lane == 0) spinfer_twin_init(args, block, smem, warps);
+    if (spinfer_is_twin(team_warps, n_frags, args, block)) {
+        if (warp == 0 && lane == 0)
+            spinfer_twin_init(args, block, spinfer_twin_rank(team_warps, n_frags, args, block), smem, warps);
         __syncwarp();
         spinfer_cluster_arrive();
     }
@@ -2793,7 +2826,11 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     const uint32_t stride = args->layout.sums,
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
     const uint32_t strip = block->row_group * strips + block->strip; /* of W */
-    const uint32_t rank = block->split % 2, barriers = smem + args->layout.twin;
+    const uint32_t rank = spinfer_twin_rank(team_warps, n_frags, args, block), barriers = smem + args->layout.twin;
+    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    /* The first message for who finishes and, without helpers, how many. */
+    const uint32_t slot = wide && splits % 2 ? 1 : splits / 2,
+                   others = wide && splits % 2 ? splits - 2 : splits / 2 - 1;
     spinfer_cluster_wait(); /* both have made their barriers: long ago, so nobody waits here */
     const uint32_t twin_barriers = spinfer_cluster_address(barriers, 1 - rank);
     __syncwarp(); /* all lanes have left their stage and X, over which the twin may write now */
@@ -2813,9 +2850,9 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     uint32_t             senders = 0;
     spinfer_asked        asked = {};
     if (ahead && args->senders > 1 && spinfer_finishes(args, block)) {
-        senders = spinfer_pin(splits / 2 - 1 + spinfer_helping(n_frags, args, strip), 0);
-        messages = spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * spinfer_twin_token(first, rank) +
-                   16 * lane;
+        senders = spinfer_pin(others + spinfer_helping(n_frags, args, strip), 0);
+        messages =
+            spinfer_messages(n_frags, args, block, strip, slot) + 256 * spinfer_twin_token(first, rank) + 16 * lane;
     }
     __syncthreads();                    /* the sums of all warps are visible, and the kernel's own memory */
     spinfer_mbarrier_wait(barriers, 0); /* also who sends nothing: its twin's signals must find it here */
@@ -2848,9 +2885,8 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
             spinfer_add_sums(&sum, before);
             messages += 256 * (next - token);
         } else if (!ahead && (splits > 2 || (spinfer_may_help(8 * n_frags) && plan->helpers))) {
-            spinfer_global_receive_sums(spinfer_messages(n_frags, args, block, strip, splits / 2) + 256 * token +
-                                            16 * lane,
-                                        splits / 2 - 1 + spinfer_helping(n_frags, args, strip), message, &before);
+            spinfer_global_receive_sums(spinfer_messages(n_frags, args, block, strip, slot) + 256 * token + 16 * lane,
+                                        others + spinfer_helping(n_frags, args, strip), message, &before);
             spinfer_add_sums(&sum, before);
         }
         const uint32_t row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
@@ -2870,7 +2906,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
-    if (SPINFER_HAS_TWINS && spinfer_may_twin(8 * n_frags) && args->twins) {
+    if (spinfer_is_twin(team_warps, n_frags, args, block)) {
         spinfer_reduce_twins(dtype, team_warps, n_frags, epilogue, sums, args, block, smem, lane);
         return;
     }
@@ -2883,8 +2919,10 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t       strip = block->row_group * strips + block->strip; /* of W */
     const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const int            last = block->split + 1 == splits;
-    const unsigned char *messages = spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split) + 16 * lane;
-    const uint32_t       senders = splits - 1 + spinfer_helping(n_frags, args, strip);
+    const uint32_t       shift = spinfer_uses_wgmma(team_warps, 8 * n_frags) && args->twins ? 1 : 0; /* for twins */
+    const unsigned char *messages =
+        spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split + shift) + 16 * lane;
+    const uint32_t senders = splits - 1 + spinfer_helping(n_frags, args, strip);
 
     if (last) {
         SPINFER_NO_UNROLL
@@ -4012,10 +4050,11 @@ static inline uint32_t spinfer_detail_mean(const spinfer_matrix *W)
     return mean <= most && mean >= most / 4 * 3 ? (uint32_t)mean : 0;
 }
 
-/* Do neighbouring ranges of K run as clusters of two blocks (FIG 8a)? */
-static inline int spinfer_detail_clusters(const spinfer_plan *plan, const spinfer_device *device)
+/* Which blocks run as clusters of two (FIG 8a): spinfer_twins(), if the GPU has them. */
+static inline uint32_t spinfer_detail_clusters(const spinfer_plan *plan, const spinfer_matrix *W,
+                                               const spinfer_device *device)
 {
-    return device->compute == 90 && plan->splits % 2 == 0;
+    return device->compute == 90 ? spinfer_twins(plan, W->rows) : 0;
 }
 
 /* Estimated microseconds of a plan on an H200; the smallest wins. For other GPUs it only has to rank, and
@@ -4051,8 +4090,11 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
                                                              : row];
     const uint32_t cols = spinfer_plan_cols(plan, W->cols);
     const uint32_t share = spinfer_helper_share(plan, W->rows);
-    const int      twins = spinfer_detail_clusters(plan, device) && spinfer_may_twin(plan->tokens);
-    const uint32_t senders = spinfer_senders(plan, W->rows) - (twins ? (uint32_t)plan->splits / 2 : 0);
+    const uint32_t clusters = spinfer_detail_clusters(plan, W, device);
+    const int      twins = clusters && spinfer_may_twin(plan->tokens);
+    const uint32_t senders = spinfer_senders(plan, W->rows) - (!twins          ? 0
+                                                               : clusters == 1 ? (uint32_t)plan->splits / 2
+                                                                               : 1);
     const int      step = plan->warps_k * plan->team;
     const double   rounds = (double)((cols + (uint32_t)step - 1) / (uint32_t)step);
     const double   blocks =
@@ -4383,7 +4425,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     cudaLaunchConfig_t    config = {};
     cudaLaunchAttribute   launch[2] = {};
     size_t                needed;
-    int                   clusters;
+    uint32_t              clusters;
     void                 *parameters[1];
 
     if (!kernels || !X || !Y || (epilogue_bytes && !epilogue)) return SPINFER_ERR_NULL;
@@ -4417,8 +4459,8 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.W = *W;
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
-    clusters = spinfer_detail_clusters(&args.plan, &device);
-    args.twins = clusters && spinfer_may_twin(args.plan.tokens);
+    clusters = spinfer_detail_clusters(&args.plan, W, &device);
+    args.twins = spinfer_may_twin(args.plan.tokens) ? clusters : 0;
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
     args.ldy = ldy;
@@ -4451,8 +4493,9 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     }
     if (clusters) { /* without twins, too: two blocks that start together are up to 2 % faster (H200) */
         launch[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        launch[config.numAttrs].val.clusterDim.x = launch[config.numAttrs].val.clusterDim.y = 1;
-        launch[config.numAttrs].val.clusterDim.z = 2;
+        launch[config.numAttrs].val.clusterDim.x = clusters == 2 ? 2 : 1;
+        launch[config.numAttrs].val.clusterDim.y = 1;
+        launch[config.numAttrs].val.clusterDim.z = clusters == 2 ? 1 : 2;
         config.numAttrs++;
     }
     if (cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize,
