@@ -1134,15 +1134,17 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K.
  *
- * FIG 8a, twins (sm_90, 32 tokens or more, splits = 4). Where the number of ranges is even, the blocks of two
+ * FIG 8a, twins (sm_90, 32 tokens or more; splits = 4). Where the number of ranges is even, the blocks of two
  * neighbouring ones are a cluster. Each of them finishes every second unit (two tokens of a strip) and gets what its
  * twin has of it straight into shared memory. So half as many messages go through the workspace, and a block does not
- * rest while its twin adds.
+ * rest while its twin adds. Of an odd number of ranges the last two have twins, to whom the others send (splits = 3).
  *
- *     range of K     0          1            2          3
- *     block          A  <---->  B            C  <---->  D       shared memory: B's part of unit 0 to A, A's of 1 to B
- *     even units     A  ------------------>  C                  workspace
- *     odd units                 B  ------------------>  D
+ *     range of K     0          1            2          3              0            1          2
+ *     block          A  <---->  B            C  <---->  D              A            B  <---->  C      shared memory
+ *     even units     A  ------------------>  C                         A  ------->  B                 workspace
+ *     odd units                 B  ------------------>  D              A  ------------------>  C
+ *
+ *     Shared memory: B's part of unit 0 to A, A's part of unit 1 to B, and so on.
  *
  * FIG 8b, a helper (strips = 2, warps_k = 2, tail = 4, a matrix of six strips). Row groups rarely divide by the number
  * of SMs; so the SMs that would be idle take the end of K, the tail, of all strips. Their teams have equal shares,
@@ -1341,8 +1343,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_piece = (s.x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
-    if (spinfer_may_twin(plan->tokens) &&
-        (plan->splits % 2 == 0 || (plan->splits > 2 && spinfer_uses_wgmma(plan->team, plan->tokens))))
+    if (spinfer_may_twin(plan->tokens) && plan->splits > 1)
         end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
     s.total = s.x + slots * s.x_piece;
     if (s.total < end) s.total = end;
@@ -1355,15 +1356,15 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
     return (spinfer_row_groups(rows) + (uint32_t)plan->strips - 1) / (uint32_t)plan->strips;
 }
 
-/* spinfer_twins() : how the ranges of K, and of M the row groups, make twins. 0: not at all. 1: each two neighbouring
- * ranges, clusters along z. 2: only the last two of an odd number, clusters along x: the row groups of the two are
- * counted through, and two for two they are the ranges of the same row group; so the number of row groups is even, and
- * that of helpers. With wgmma: 5 % of 5120 x 5120 (H200). */
+/* spinfer_twins() : which blocks are twins. 0: none. 1: those of each two neighbouring ranges of K, clusters along z of
+ * the grid. 2: those of the last two of an odd number of ranges, clusters along x: blocks 2 i and 2 i + 1, counted
+ * through the row groups of both ranges, are the two ranges of row group i. So the number of row groups is even, and
+ * that of helpers. 5120 x 5120 takes 5 % less time with 64 tokens and 4 % less with 32 (H200). */
 SPINFER_HD uint32_t spinfer_twins(const spinfer_plan *plan, uint32_t rows)
 {
     if (plan->splits % 2 == 0) return 1;
-    return plan->splits > 2 && spinfer_uses_wgmma(plan->team, plan->tokens) &&
-                   spinfer_plan_row_groups(plan, rows) % 2 == 0 && plan->helpers % 2 == 0
+    return spinfer_may_twin(plan->tokens) && plan->splits > 2 && spinfer_plan_row_groups(plan, rows) % 2 == 0 &&
+                   plan->helpers % 2 == 0
                ? 2
                : 0;
 }
@@ -1513,19 +1514,19 @@ SPINFER_DEVICE uint32_t spinfer_range_begin(const spinfer_spmm_args *args, uint3
 }
 
 /* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (helpers, then row
- * groups; tokens; split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. Scope: warp. */
-SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
-                                                uint3 index, uint32_t blocks_x)
+ * groups; tokens; split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. spinfer_block_at() : the same;
+ * `may_twin` is a compile-time constant, 0 in a kernel that has no twins: one for 8 tokens would spill. Scope: warp. */
+SPINFER_DEVICE spinfer_block spinfer_block_at(const int team, const int may_twin, const spinfer_spmm_args *args,
+                                              uint3 thread, uint3 index, uint32_t blocks_x)
 {
-    const uint32_t helpers = (uint32_t)args->plan.helpers;
+    const uint32_t helpers = (uint32_t)args->plan.helpers, splits = (uint32_t)args->plan.splits;
     spinfer_block  b;
     b.row_group = index.x - helpers;
     b.split = index.z;
-    if (SPINFER_HAS_TWINS && team == 4 && args->twins == 2 && (int)b.row_group >= 0 &&
-        b.split + 2 >= (uint32_t)args->plan.splits) {
-        const uint32_t number = (b.split + 2 - (uint32_t)args->plan.splits) * (blocks_x - helpers) + b.row_group;
+    if (SPINFER_HAS_TWINS && may_twin && args->twins == 2 && (int)b.row_group >= 0 && b.split + 2 >= splits) {
+        const uint32_t number = (b.split + 2 - splits) * (blocks_x - helpers) + b.row_group;
         b.row_group = number / 2;
-        b.split = (uint32_t)args->plan.splits - 2 + number % 2;
+        b.split = splits - 2 + number % 2;
     }
     b.token = index.y * (uint32_t)args->plan.tokens;
     b.k_begin = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split), 0);
@@ -1536,6 +1537,12 @@ SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_sp
     b.strip = __shfl_sync(0xffffffffu, thread.z, 0);
     b.abreast = 1;
     return b;
+}
+
+SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
+                                                uint3 index, uint32_t blocks_x)
+{
+    return spinfer_block_at(team, 1, args, thread, index, blocks_x);
 }
 
 /* spinfer_part_block() : the part of K of the calling warp's team as if it were a range of its own, where parts are
@@ -2306,23 +2313,21 @@ SPINFER_DEVICE int spinfer_finishes(const spinfer_spmm_args *args, const spinfer
     return block->split + (args->twins ? 2 : 1) >= (uint32_t)args->plan.splits;
 }
 
-/* spinfer_is_twin() : has this block a twin? spinfer_twin_rank() : 0 or 1, which one it is. */
-SPINFER_DEVICE int spinfer_is_twin(const int team, const int n_frags, const spinfer_spmm_args *args,
-                                   const spinfer_block *block)
+/* spinfer_is_twin() : has this block a twin? spinfer_twin_rank() : which one of the two it is, 0 or 1. */
+SPINFER_DEVICE int spinfer_is_twin(const int n_frags, const spinfer_spmm_args *args, const spinfer_block *block)
 {
     if (!SPINFER_HAS_TWINS || !spinfer_may_twin(8 * n_frags) || !args->twins) return 0;
-    return !spinfer_uses_wgmma(team, 8 * n_frags) || args->twins == 1 || spinfer_finishes(args, block);
+    return args->twins == 1 || spinfer_finishes(args, block);
 }
-SPINFER_DEVICE uint32_t spinfer_twin_rank(const int team, const int n_frags, const spinfer_spmm_args *args,
-                                          const spinfer_block *block)
+SPINFER_DEVICE uint32_t spinfer_twin_rank(const spinfer_spmm_args *args, const spinfer_block *block)
 {
-    return (block->split + (spinfer_uses_wgmma(team, 8 * n_frags) ? (uint32_t)args->plan.splits : 0)) % 2;
+    return (block->split + (uint32_t)args->plan.splits) % 2;
 }
 
 /* spinfer_twin_init() : the barriers of a twin, and how many bytes it will get: of each unit that it finishes 512. One
  * thread. */
-SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t rank,
-                                      uint32_t smem, uint32_t warps)
+SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
+                                      uint32_t warps)
 {
     const uint32_t strips = (uint32_t)args->plan.strips, barriers = smem + args->layout.twin;
     const uint32_t below = spinfer_row_groups(args->W.rows) - block->row_group * strips; /* strips from the first on */
@@ -2330,7 +2335,8 @@ SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinf
     spinfer_mbarrier_init(barriers, warps);
     spinfer_mbarrier_init(barriers + 8, 1);
     spinfer_mbarrier_fence();
-    spinfer_mbarrier_arrive_expect(barriers + 8, 512 * spinfer_twin_units(tokens, rank) * spinfer_min(below, strips));
+    spinfer_mbarrier_arrive_expect(barriers + 8, 512 * spinfer_twin_units(tokens, spinfer_twin_rank(args, block)) *
+                                                     spinfer_min(below, strips));
 }
 
 /* spinfer_ask_early() : asks L2 for what a strip probably reads first: its records begin about where they would if all
@@ -2566,9 +2572,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
-    if (spinfer_is_twin(team_warps, n_frags, args, block)) {
-        if (warp == 0 && lane == 0)
-            spinfer_twin_init(args, block, spinfer_twin_rank(team_warps, n_frags, args, block), smem, warps);
+    if (spinfer_is_twin(n_frags, args, block)) {
+        if (warp == 0 && lane == 0) spinfer_twin_init(args, block, smem, warps);
         __syncwarp();
         spinfer_cluster_arrive();
     }
@@ -2826,11 +2831,10 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     const uint32_t stride = args->layout.sums,
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
     const uint32_t strip = block->row_group * strips + block->strip; /* of W */
-    const uint32_t rank = spinfer_twin_rank(team_warps, n_frags, args, block), barriers = smem + args->layout.twin;
+    const uint32_t rank = spinfer_twin_rank(args, block), barriers = smem + args->layout.twin;
     const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    /* The first message for who finishes and, without helpers, how many. */
-    const uint32_t slot = wide && splits % 2 ? 1 : splits / 2,
-                   others = wide && splits % 2 ? splits - 2 : splits / 2 - 1;
+    /* The place of the first message for who finishes and, without helpers, how many there are. */
+    const uint32_t slot = splits % 2 ? 1 : splits / 2, others = splits % 2 ? splits - 2 : splits / 2 - 1;
     spinfer_cluster_wait(); /* both have made their barriers: long ago, so nobody waits here */
     const uint32_t twin_barriers = spinfer_cluster_address(barriers, 1 - rank);
     __syncwarp(); /* all lanes have left their stage and X, over which the twin may write now */
@@ -2906,7 +2910,7 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
                                    uint32_t lane)
 {
-    if (spinfer_is_twin(team_warps, n_frags, args, block)) {
+    if (spinfer_is_twin(n_frags, args, block)) {
         spinfer_reduce_twins(dtype, team_warps, n_frags, epilogue, sums, args, block, smem, lane);
         return;
     }
@@ -2919,9 +2923,9 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const uint32_t       strip = block->row_group * strips + block->strip; /* of W */
     const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
     const int            last = block->split + 1 == splits;
-    const uint32_t       shift = spinfer_uses_wgmma(team_warps, 8 * n_frags) && args->twins ? 1 : 0; /* for twins */
+    const uint32_t       ahead_of_twins = spinfer_may_twin(8 * n_frags) && args->twins; /* who sends to two blocks */
     const unsigned char *messages =
-        spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split + shift) + 16 * lane;
+        spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split + ahead_of_twins) + 16 * lane;
     const uint32_t senders = splits - 1 + spinfer_helping(n_frags, args, strip);
 
     if (last) {
@@ -3046,7 +3050,7 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
                                        uint3 thread, uint3 index, uint32_t row_groups)
 {
 #ifdef __CUDA_ARCH__
-    spinfer_block  block = spinfer_block_init(team_warps, args, thread, index, row_groups);
+    spinfer_block  block = spinfer_block_at(team_warps, spinfer_may_twin(8 * n_frags), args, thread, index, row_groups);
     const uint32_t smem = spinfer_shared_address(smem_pointer);
     const uint32_t lane = spinfer_pin(thread.x, thread.x);
     spinfer_ring   ring;

@@ -145,6 +145,17 @@ static void test_twins(void)
             }
             for (i = 0; i < (tokens + 1) / 2; i++) CHECK(seen[i]);
         }
+        for (i = 1; i < 200; i++) { /* an odd number of ranges: the row groups of two of them are taken two for two */
+            spinfer_plan p;
+            memset(&p, 0, sizeof p);
+            p.tokens = all, p.splits = (int)(i % 10) + 1, p.strips = (int)(i % 3) + 1, p.helpers = (int)(i % 4);
+            CHECK(spinfer_twins(&p, 64 * i) == (p.splits % 2 == 0 ? 1u
+                                                : p.splits > 1 && (i + i % 3) / (i % 3 + 1) % 2 == 0 && i % 2 == 0
+                                                    ? 2u
+                                                    : 0u));
+            p.tokens = 16; /* no twins, but clusters of two ranges */
+            CHECK(spinfer_twins(&p, 64 * i) == (p.splits % 2 == 0));
+        }
         for (strip = 0; strip < 28; strip++)
             for (i = 0; i < (uint32_t)all / 4; i++)
                 CHECK(spinfer_twin_mail(all, strip, i) == ((uint32_t)all / 4 * strip + i) * 2 * SPINFER_GROUP_ROWS * 4);
@@ -191,7 +202,7 @@ static void test_shared_memory(void)
         sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
         CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
-        if (p.splits % 2 == 0 && spinfer_may_twin(p.tokens)) { /* of a twin 64 rows of every second two tokens */
+        if (p.splits > 1 && spinfer_may_twin(p.tokens)) { /* of a twin 64 rows of every second two tokens */
             CHECK(s.mail >= sums_end && s.mail % 16 == 0);
             CHECK(s.total >= s.mail + (uint32_t)p.strips * (tokens / 4) * 2 * SPINFER_GROUP_ROWS * sizeof(float));
         }

@@ -21,6 +21,8 @@ typedef struct seen {
     int strips_below;  /* strips of a block that lie below the matrix                        */
     int shared_tail;   /* tails that several teams of helpers share                          */
     int several_tails; /* teams of helpers with more than one tail                           */
+    int twins[3];      /* spinfer_twins(): how the blocks are twins, if the GPU has them     */
+    int helped_twins;  /* those of an odd number of ranges, with helpers                     */
     int blocks, parts; /* more than one block of tokens; a number of tokens that 8 divides not */
 } seen;
 
@@ -53,6 +55,11 @@ static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
         const int share = (int)spinfer_helper_share(plan, (uint32_t)j->W->M);
         s->shared_tail += share < plan->tail;
         s->several_tails += share > plan->tail;
+    }
+    if (spinfer_may_twin(plan->tokens)) {
+        const uint32_t twins = spinfer_twins(plan, (uint32_t)j->W->M);
+        s->twins[twins]++;
+        s->helped_twins += twins == 2 && plan->helpers;
     }
     s->blocks += j->n > (size_t)plan->tokens;
     s->parts += j->n % 8 != 0;
@@ -315,6 +322,7 @@ int main(void)
         CHECK(s.blocks > 10 && s.parts > 10);
         CHECK(s.helpers[1] > 10 && s.helpers[2] > 10 && s.helpers[9] > 10);
         CHECK(s.shared_tail > 10 && s.several_tails > 10);
+        CHECK(s.twins[0] > 10 && s.twins[1] > 10 && s.twins[2] > 10 && s.helped_twins > 10);
         CHECK(s.refused > 10);
     }
     test_nonsense();
