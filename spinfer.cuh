@@ -2379,6 +2379,7 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     const uint32_t x_pieces =
         helps && spinfer_parts_apart(team_warps) ? spinfer_x_slots(plan) : (uint32_t)plan->x_pieces;
     const uint32_t x_slot = apart ? block->part * x_pieces : 0; /* the first one */
+    const int      alone = apart && SPINFER_HAS_BULK_COPY;      /* a warp of the part asks for X, and for nobody else */
 
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -2389,31 +2390,38 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
                            args->share, lane);
     else
         spinfer_ring_range(team_warps, ring, &args->W, strip, own.k_begin, cols, turn, turns, lane);
+    /* Parts that are apart begin one after the other, so that the first one has all it needs while that of the last one
+     * is still on the way: memory takes 1 us for the first stages of all SMs. 1 to 2 % of 1024 x 4096 to 7168 x 7168
+     * (H200, with 500 and 1000 clocks for all parts together; 2000 cost four parts up to 10 %). */
+    if (alone) spinfer_wait_until(spinfer_clock() + block->part * (warps_k > 2 ? 250 : 600));
     if (!helps && cols)
         spinfer_ask_early(args, strip * args->W.group_ld + own.k_begin, turn * (uint32_t)team_warps + block->member,
                           turns * (uint32_t)team_warps, lane);
     spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
+    /* Where parts are apart, one warp makes the barriers of X for its part, so that it need not wait for the others. */
+    const int x_maker = alone && block->strip == 0 && block->member + 1 == (uint32_t)team_warps;
     SPINFER_NO_UNROLL
-    for (uint32_t i = x_warp; i < x_pieces && lane == 0; i += x_warps) {
+    for (uint32_t i = alone ? (x_maker ? 0 : x_pieces) : x_warp; i < x_pieces && lane == 0; i += alone ? 1 : x_warps) {
         spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(plan));
         spinfer_mbarrier_init(smem + layout.x_empty + 8 * (x_slot + i), 32 * x_warps);
         spinfer_shared_store_u32(smem + layout.x_left + 4 * (x_slot + i), 0);
     }
     spinfer_mbarrier_fence();
-    __syncthreads(); /* the barriers are ready for all */
-
     /* What is needed first is asked for first: the first piece of X, then the first stage of every team, then the
      * rest. All at once, X queues behind the burst of weights, and the first warp starts 2 us later (H200). */
+    if (alone) {
+        __syncwarp(); /* the barriers of this warp are ready */
+        if (x_maker && !plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, 0, 1, lane);
+        spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
+    }
+    __syncthreads(); /* the barriers are ready for all */
+
     uint32_t x_part = /* warps that fetch W have the last parts of X, or none */
         (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
     uint32_t x_next = plan->dependent ? 0 : 1; /* the piece of X that comes next */
-    /* Parts that are apart ask one after the other, so that the first one has all it needs while that of the last one
-     * is still on the way: up to 1 % of 1024 x 4096 to 7168 x 7168 (H200; 50 clocks between them save less). */
-    const uint32_t now = spinfer_clock(), pause = apart && warps_k > 1 ? 100 : 0;
-    if (apart) spinfer_wait_until(now + pause * block->part);
-    if (!plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, x_part, x_warps, lane);
+    if (!alone && !plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, x_part, x_warps, lane);
     if (helps && spinfer_parts_apart(team_warps) && !plan->dependent) { /* pieces are small, and it needs them all */
         SPINFER_NO_UNROLL
         for (; x_next < x_pieces && x_next * x_cols < own.cols; x_next++) {
@@ -2421,8 +2429,7 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
             spinfer_fetch_x(args, &own, smem, x_next * x_cols, x_slot + x_next, x_part, x_warps, lane);
         }
     }
-    spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
-    if (apart) spinfer_wait_until(now + pause * warps_k); /* the second stages later than all first ones */
+    if (!alone) spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
 #endif
