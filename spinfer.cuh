@@ -1182,6 +1182,7 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *   smem             spinfer_shared_address(spinfer_smem_bytes)
  *   lane             threadIdx.x. Take the number of the warp from `block` (strip, part, member), not from threadIdx:
  *                    the compiler must know that it is the same in all lanes, or the loop lacks a register.
+ *   row group        block.row_group and block.split; twins have other ones than blockIdx says (spinfer_twins())
  *   shared memory    own_bytes of yours from spinfer_smem_bytes + args.layout.own on, a multiple of 16, for as long as
  *                    the block runs. A barrier inside of spinfer_reduce() publishes what is there to the epilogue,
  *                    which is called only in blocks of the last range of K, or of the last two (FIG 8a):
@@ -4324,9 +4325,9 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 }
 
 /* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
- * less fit the times since then. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at
- * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.4 %
- * off on average, 11 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
+ * less fit the times since then, and from 32 tokens on 2 to 4.5 % less, because loads became cheaper. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at
+ * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 %
+ * off on average, 15 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
  * below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
@@ -4355,8 +4356,10 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
         2 * plan->strips * plan->warps_k * plan->team <= spinfer_detail_max_warps(kernel, device) &&
         spinfer_smem_layout(plan, W->max_record, kernel->own_bytes).total <= spinfer_detail_smem_limit(device, 2);
     decode_us = spinfer_detail_estimate(plan, W, n, device, two_blocks ? 2 : 1) * (1980.0 / clock_mhz);
-    if (device->compute >= 90 && !spinfer_uses_wgmma(plan->team, plan->tokens))
-        decode_us -= plan->tokens <= 16 ? 0.2 : 0.6;
+    if (device->compute >= 90 && spinfer_uses_wgmma(plan->team, plan->tokens))
+        decode_us *= 0.955;
+    else if (device->compute >= 90)
+        decode_us = plan->tokens <= 16 ? decode_us - 0.2 : 0.98 * decode_us - 0.6;
     read_us = 4.7 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;

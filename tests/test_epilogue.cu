@@ -281,7 +281,7 @@ SPINFER_DEVICE void own_memory_epilogue(const spinfer_dtype dtype, const spinfer
     SPINFER_UNROLL
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t at = (row + i + token) % OWN_FLOATS;
-        sum.row[i] += memory[at] - (float)(at + blockIdx.x - (uint32_t)args->plan.helpers);
+        sum.row[i] += memory[at] - (float)(at + row / SPINFER_GROUP_ROWS / (uint32_t)args->plan.strips); /* row group */
     }
     own_epilogue(dtype, args, row, token, sum);
 }
