@@ -618,8 +618,8 @@ SPINFER_HD void spinfer_shared_u32x4(spinfer_shared address, uint32_t *out)
 }
 
 /* spinfer_shared_u16_if() : the value at an address if `kept` is not zero, otherwise zero. The instruction that masks a
- * bitmap to get `kept` sets the predicate and leaves the zero, so nothing must be cleared before. spinfer_shared_u16_next()
- * moves the address behind a value that was kept. */
+ * bitmap to get `kept` sets the predicate and leaves the zero, so nothing must be cleared before.
+ * spinfer_shared_u16_next() : the same, and the address moves behind a value that was kept. */
 SPINFER_HD uint32_t spinfer_shared_u16_if(uint32_t kept, spinfer_shared address)
 {
 #ifdef __CUDA_ARCH__
@@ -666,7 +666,8 @@ SPINFER_HD spinfer_quad spinfer_lane_quad(int lane) { return spinfer_quad_at(spi
 
 /* spinfer_quad_locate() : step one. From a word and the place of its first value to the place of the quad's second
  * value. If there is a first one it lies right before, so the two loads need no addition between them, and none waits
- * for the other. With spinfer_shared_u16_if() that saves 6 to 8 % of the instructions, and 1 to 4 % of the time (H200). */
+ * for the other. With spinfer_shared_u16_if() that saves 6 to 14 % of the instructions, and 1 to 5 % of the time
+ * (H200). */
 SPINFER_HD spinfer_shared spinfer_quad_locate(uint32_t word, spinfer_shared base, spinfer_quad q)
 {
     return base + 2 * spinfer_popcount(word & q.below);
@@ -2840,7 +2841,6 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
     const uint32_t strip = block->row_group * strips + block->strip; /* of W */
     const uint32_t rank = spinfer_twin_rank(args, block), barriers = smem + args->layout.twin;
-    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
     /* The place of the first message for who finishes and, without helpers, how many there are. */
     const uint32_t slot = splits % 2 ? 1 : splits / 2, others = splits % 2 ? splits - 2 : splits / 2 - 1;
     spinfer_cluster_wait(); /* both have made their barriers: long ago, so nobody waits here */
@@ -4325,10 +4325,10 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 }
 
 /* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
- * less fit the times since then, and from 32 tokens on 2 to 4.5 % less, because loads became cheaper. Where records are large, memory decides: then a launch takes 4.7 us and its bytes at
- * 88 % of what can be read. cuBLAS takes 4.8 us and its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 %
- * off on average, 15 % at most. Code for sm_80 has fewer warps and no copy engine: it takes longer by the factors
- * below, measured with it on an H200. */
+ * less fit the times since then, and from 32 tokens on 2 to 4.5 % less, because loads became cheaper. Where records are
+ * large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and
+ * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 % off on average, 15 % at most. Code for sm_80 has
+ * fewer warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
                                                    const spinfer_device *device, spinfer_estimate *estimate)
