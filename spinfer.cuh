@@ -215,7 +215,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 97 % of 1120 rows, 85 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 98 % of 1120 rows, 92 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -1138,7 +1138,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * FIG 8a, twins (sm_90, 32 tokens or more; splits = 4). Where the number of ranges is even, the blocks of two
  * neighbouring ones are a cluster. Each of them finishes every second unit (two tokens of a strip) and gets what its
  * twin has of it straight into shared memory. So half as many messages go through the workspace, and a block does not
- * rest while its twin adds. Of an odd number of ranges the last two have twins, to whom the others send (splits = 3).
+ * rest while its twin adds. Of an odd number of ranges the last two are twins, to whom the others send (splits = 3), if
+ * the row groups are even (spinfer_twins()).
  *
  *     range of K     0          1            2          3              0            1          2
  *     block          A  <---->  B            C  <---->  D              A            B  <---->  C      shared memory
@@ -1572,9 +1573,10 @@ SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, cons
     return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
 }
 
-/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last (twins use the
- * later half of these places), then the teams of helpers that have a part of the tail. spinfer_messages_bytes() : from
- * one sender to the next. */
+/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams of
+ * helpers that have a part of the tail. Pairs of twins share a place, so they use the later half of those of the ranges,
+ * and who sends to the only pair uses all but the first: what is used lies together. spinfer_messages_bytes() : from one
+ * sender to the next. */
 SPINFER_DEVICE uint32_t spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
 
 SPINFER_DEVICE unsigned char *spinfer_messages(const int n_frags, const spinfer_spmm_args *args,
@@ -1663,10 +1665,10 @@ SPINFER_DEVICE uint32_t spinfer_pin_if_room(uint32_t value, uint32_t lane)
 /* What a lane keeps in registers. */
 typedef struct spinfer_lane {
     uint32_t     lane;
-    uint32_t     tile;  /* the TCTile of a record that the lane scans                                    */
-    uint32_t     write; /* where the lane writes into the table of its warp                              */
-    uint32_t     read;  /* where the lane reads TCTile 0 in the table of its warp                        */
-    spinfer_quad quad;
+    uint32_t     tile;     /* the TCTile of a record that the lane scans                                    */
+    uint32_t     write;    /* where the lane writes into the table of its warp                              */
+    uint32_t     read;     /* where the lane reads TCTile 0 in the table of its warp                        */
+    spinfer_quad quad;     /* its four weights in a word                                                    */
     uint32_t     shift;    /* its first bit                                                                 */
     spinfer_pair pair;     /* with wgmma, instead of quad                                                   */
     uint32_t     masks[2]; /* of spinfer_count_before(): words of a TCTile before 2 * (lane % 4) and + 1    */
@@ -2393,8 +2395,9 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     else
         spinfer_ring_range(team_warps, ring, &args->W, strip, own.k_begin, cols, turn, turns, lane);
     /* Parts that are apart begin one after the other, so that the first one has all it needs while that of the last one
-     * is still on the way: memory takes 1 us for the first stages of all SMs. 1 to 2 % of 1024 x 4096 to 7168 x 7168
-     * (H200, with 500 and 1000 clocks for all parts together; 2000 cost four parts up to 10 %). */
+     * is still on the way: the first stages of all SMs are 5 MB, 1 us at the read bandwidth. Together with asking
+     * before the block's barrier 0.6 to 1.8 % of 1024 x 4096 to 8192 x 8192 (H200; 800 clocks between four parts cost
+     * up to 8 %). */
     if (alone) spinfer_wait_until(spinfer_clock() + block->part * (warps_k > 2 ? 250 : 600));
     if (!helps && cols)
         spinfer_ask_early(args, strip * args->W.group_ld + own.k_begin, turn * (uint32_t)team_warps + block->member,

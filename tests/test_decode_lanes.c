@@ -272,8 +272,7 @@ int main(void)
             groups++;
         }
     printf("decode lanes: %d GroupTiles of 0 to 100 %% nonzeros, by quads, pairs, TCTiles, records and in two steps, "
-           "all bits "
-           "as by spinfer_decode(), no byte read outside: OK\n",
+           "all bits as by spinfer_decode(), no byte read outside: OK\n",
            groups);
     return 0;
 }
