@@ -1573,8 +1573,8 @@ SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, cons
     return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
 }
 
-/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams of
- * helpers that have a part of the tail. Twins share a place, so pairs of them use the later half of those of the
+/* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams
+ * of helpers that have a part of the tail. Twins share a place, so pairs of them use the later half of those of the
  * ranges, and who sends to the only pair uses all but the first: what is used lies together.
  * spinfer_messages_bytes() : from one sender to the next. */
 SPINFER_DEVICE uint32_t spinfer_messages_bytes(const int n_frags) { return (uint32_t)(n_frags * 2048); }
