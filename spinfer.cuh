@@ -1136,10 +1136,10 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * workspace to the last of them, which adds by rising K.
  *
  * FIG 8a, twins (sm_90, 32 tokens or more; splits = 4). Where the number of ranges is even, the blocks of two
- * neighbouring ones are a cluster. Each of them finishes every second unit (two tokens of a strip) and gets what its
- * twin has of it straight into shared memory. So half as many messages go through the workspace, and a block does not
- * rest while its twin adds. Of an odd number of ranges the last two are twins, to whom the others send (splits = 3), if
- * the row groups are even (spinfer_twins()).
+ * neighbouring ones are a cluster. Each of them finishes every second unit of the sums (spinfer_unit_bytes()) and gets
+ * what its twin has of it straight into shared memory. So half as many messages go through the workspace, and a block
+ * does not rest while its twin adds. Of an odd number of ranges the last two are twins, to whom the others send (splits
+ * = 3), if the row groups are even (spinfer_twins()).
  *
  *     range of K     0          1            2          3              0            1          2
  *     block          A  <---->  B            C  <---->  D              A            B  <---->  C      shared memory
@@ -1150,7 +1150,8 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  *
  * FIG 8b, a helper (strips = 2, warps_k = 2, tail = 4, a matrix of six strips). Row groups rarely divide by the number
  * of SMs; so the SMs that would be idle take the end of K, the tail, of all strips. Their teams have equal shares,
- * t0 .. t3, and send the sums of each strip to the block that has it.
+ * t0 .. t3, and send the sums of each strip to the block that has it. (With wgmma a share is at least a whole tail, and
+ * if it is one, strip 0 goes to the first helper, strip 1 to the second one, and so on.)
  *
  *                 K -->                  tail
  *     strip 0     block 1                t0 t0 t0 t0
@@ -1233,10 +1234,24 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * 28672 x 8192 takes 102 instead of 113 us (H200). With 32 tokens nothing would be won, by the wavefronts. */
 SPINFER_HD int spinfer_uses_wgmma(int team, int tokens) { return team == 4 && tokens == 64; }
 
-/* spinfer_sums_stride() : SPINFER_SUMS_STRIDE for any team. wgmma has another order of tokens: 64 rows and 4 floats. */
-SPINFER_HD uint32_t spinfer_sums_stride(int team, int tokens)
+/* Sums travel in units of 512 bytes, 16 for each lane: through the shared memory of a block, from twin to twin and
+ * through the workspace. A unit is 64 rows of two tokens, four rows for a lane. With wgmma it is 16 rows of eight
+ * tokens, as fragments have them, and only complete sums are rearranged (spinfer_sums_turn()): so a helper sends the
+ * sums of a strip in 0.2 us instead of 1.1 (H200). Without wgmma that gains 0 to 1 %, and costs as much with one token.
+ *
+ * spinfer_unit_bytes() : from the first of the sums of a team to those of a unit.
+ * spinfer_unit_place() : from there to those of a lane.
+ * spinfer_units() : how many a strip has with this many tokens. spinfer_sums_bytes() : of all sums of a team. */
+SPINFER_HD uint32_t spinfer_unit_bytes(int wide) { return wide ? 512 : 2 * SPINFER_SUMS_STRIDE; }
+SPINFER_HD uint32_t spinfer_unit_place(int wide, uint32_t lane)
 {
-    return spinfer_uses_wgmma(team, tokens) ? 272 : SPINFER_SUMS_STRIDE;
+    return wide ? 16 * lane : lane / 16 * SPINFER_SUMS_STRIDE + lane % 16 * 16;
+}
+SPINFER_HD uint32_t spinfer_units(int wide, uint32_t tokens) { return wide ? (tokens + 7) / 8 * 4 : (tokens + 1) / 2; }
+SPINFER_HD uint32_t spinfer_sums_bytes(int team, int tokens)
+{
+    const int wide = spinfer_uses_wgmma(team, tokens);
+    return spinfer_unit_bytes(wide) * spinfer_units(wide, (uint32_t)tokens);
 }
 
 /* Bytes of the table of a warp, for the TCTiles of a stage. */
@@ -1289,7 +1304,7 @@ typedef struct spinfer_smem {
     uint32_t x;       /* slots of X, for a piece each: [boxes], spinfer_x_place(); a multiple of 1024      */
     uint32_t x_piece; /* bytes of a piece ..                                                               */
     uint32_t x_cols;  /* .. and its GroupTile columns                                                      */
-    uint32_t sums;    /* bytes from the sums of a team to those of the next: [tokens], spinfer_sums_stride() */
+    uint32_t sums;    /* bytes from the sums of a team to those of the next: [units], spinfer_units()      */
     uint32_t tables;  /* [warps], SPINFER_TABLE                                                            */
     uint32_t total;   /* bytes of all                                                                      */
     uint32_t own;     /* between twin and rings, a multiple of 16: what the kernel wants for itself        */
@@ -1313,11 +1328,11 @@ SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
  * the compiler then makes a main loop that is 3 to 5 % slower, for layers with an odd number of ranges, too (H200). */
 SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 32; }
 
-/* spinfer_twin_token() : first token of unit i of those that the twin of this rank, 0 or 1, finishes.
- * spinfer_twin_units() : how many they are, of a strip with this many tokens. spinfer_twin_mail() : bytes from
- * spinfer_smem.mail to unit i of a strip of the block. */
-SPINFER_HD uint32_t spinfer_twin_token(uint32_t i, uint32_t rank) { return 4 * i + 2 * rank; }
-SPINFER_HD uint32_t spinfer_twin_units(uint32_t tokens, uint32_t rank) { return ((tokens + 1) / 2 + 1 - rank) / 2; }
+/* spinfer_twin_unit() : unit number i of those that the twin of this rank, 0 or 1, finishes. spinfer_twin_units() : how
+ * many of them are among `units`. spinfer_twin_mail() : bytes from spinfer_smem.mail to number i of a strip of the
+ * block. */
+SPINFER_HD uint32_t spinfer_twin_unit(uint32_t i, uint32_t rank) { return 2 * i + rank; }
+SPINFER_HD uint32_t spinfer_twin_units(uint32_t units, uint32_t rank) { return (units + 1 - rank) / 2; }
 SPINFER_HD uint32_t spinfer_twin_mail(int tokens, uint32_t strip, uint32_t i)
 {
     return strip * (uint32_t)(tokens / 4 * 512) + i * 512;
@@ -1329,7 +1344,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     const uint32_t teams = (uint32_t)(plan->strips * plan->warps_k), tokens = (uint32_t)plan->tokens;
     const uint32_t stage = spinfer_stage_bytes(plan->team, max_record);
     const uint32_t ring = (uint32_t)plan->stages * stage;
-    const uint32_t team_sums = tokens * spinfer_sums_stride(plan->team, plan->tokens), slots = spinfer_x_slots(plan);
+    const uint32_t team_sums = spinfer_sums_bytes(plan->team, plan->tokens), slots = spinfer_x_slots(plan);
     uint32_t       end;
     spinfer_smem   s;
     s.x_full = spinfer_ring_barriers(plan->team) * teams * (uint32_t)plan->stages;
@@ -1440,19 +1455,23 @@ SPINFER_HD uint32_t spinfer_divide(uint32_t n, spinfer_divisor by)
     return (uint32_t)((uint64_t)n * by.factor >> by.shift);
 }
 
-/* spinfer_helper_share() : records that each team of a helper takes of the tails; 0 without helpers.
+/* spinfer_helper_share() : records that each team of a helper takes of the tails; 0 without helpers. With wgmma at
+ * least a whole tail, and then neighbouring strips go to different helpers: fewer sums are sent, which counts more than
+ * that some teams have nothing to do (3584 x 3584 10.4 instead of 10.7 us, H200).
  * spinfer_senders() : how many partial sums a strip receives, at most: one of each other range of K, and one of each
  * team of a helper that has a part of its tail. */
 SPINFER_HD uint32_t spinfer_helper_share(const spinfer_plan *plan, uint32_t rows)
 {
     const uint32_t teams = (uint32_t)(plan->helpers * plan->splits * plan->strips * plan->warps_k);
-    const uint32_t team = (uint32_t)plan->team;
-    return teams ? (spinfer_row_groups(rows) * (uint32_t)plan->tail / team + teams - 1) / teams * team : 0;
+    const uint32_t team = (uint32_t)plan->team, tail = (uint32_t)plan->tail;
+    const uint32_t share = teams ? (spinfer_row_groups(rows) * tail / team + teams - 1) / teams * team : 0;
+    return share && share < tail && spinfer_uses_wgmma(plan->team, plan->tokens) ? tail : share;
 }
 SPINFER_HD uint32_t spinfer_senders(const spinfer_plan *plan, uint32_t rows)
 {
     const uint32_t share = spinfer_helper_share(plan, rows);
-    return (uint32_t)plan->splits - 1 + (share ? ((uint32_t)plan->tail + share - 2) / share + 1 : 0);
+    return (uint32_t)plan->splits - 1 +
+           (share ? share == (uint32_t)plan->tail ? 1 : ((uint32_t)plan->tail + share - 2) / share + 1 : 0);
 }
 
 /* Everything a kernel needs, by value. What it asks for first lies in 192 bytes, which share a line of the constant
@@ -1468,17 +1487,18 @@ typedef struct SPINFER_ALIGN_64 spinfer_spmm_args {
     const uint16_t *X;
     uint16_t       *Y;
     uint64_t        ldx;
-    float          *partials; /* [blocks of tokens][strips][senders][pairs of tokens][2][64], spinfer_messages() */
+    float          *partials; /* [blocks of tokens][strips][senders][units][128], spinfer_messages() */
     spinfer_smem    layout;
-    uint32_t        share;    /* spinfer_helper_share() */
-    spinfer_divisor by_share; /* divides by it          */
-    uint32_t        senders;  /* spinfer_senders()      */
+    uint32_t        share;                     /* spinfer_helper_share() ..                                */
+    uint32_t        share_factor, tail_factor; /* .. and spinfer_divisor of it and of plan.tail            */
+    uint16_t        share_shift, tail_shift;
+    uint32_t        senders; /* spinfer_senders() */
     float           alpha, beta;
-    uint64_t        ldy;
-    uint32_t        mean; /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
     uint32_t        n;
-    uint32_t        twins;                            /* spinfer_twins(); 0 where the kernel has none */
-    uint64_t        x_map[16];                        /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
+    uint64_t        ldy;
+    uint32_t        mean;      /* bytes of a record on average, times 64, for spinfer_ask_early(); 0: not known */
+    uint32_t        twins;     /* spinfer_twins(); 0 where the kernel has none */
+    uint64_t        x_map[16]; /* X for spinfer_tensor_copy(), if x_tensor; a multiple of 64 */
     uint64_t        user[SPINFER_EPILOGUE_BYTES / 8]; /* what the epilogue takes                  */
 } spinfer_spmm_args;
 
@@ -1518,9 +1538,11 @@ SPINFER_DEVICE uint32_t spinfer_range_begin(const spinfer_spmm_args *args, uint3
 
 /* spinfer_block_init() : for threads (lane, part of K and member of the team, strip) and blocks (helpers, then row
  * groups; tokens; split), as spinfer_kernel_launch() starts them; blocks_x is gridDim.x. spinfer_block_at() : the same;
- * `may_twin` is a compile-time constant, 0 in a kernel that has no twins: one for 8 tokens would spill. Scope: warp. */
-SPINFER_DEVICE spinfer_block spinfer_block_at(const int team, const int may_twin, const spinfer_spmm_args *args,
-                                              uint3 thread, uint3 index, uint32_t blocks_x)
+ * `may_twin` and `helps` are compile-time constants: 0 in a kernel without twins, where one for 8 tokens would spill; 1
+ * for a helper, whose columns are the tail. Scope: warp. */
+SPINFER_DEVICE spinfer_block spinfer_block_at(const int team, const int may_twin, const int helps,
+                                              const spinfer_spmm_args *args, uint3 thread, uint3 index,
+                                              uint32_t blocks_x)
 {
     const uint32_t helpers = (uint32_t)args->plan.helpers, splits = (uint32_t)args->plan.splits;
     spinfer_block  b;
@@ -1532,8 +1554,12 @@ SPINFER_DEVICE spinfer_block spinfer_block_at(const int team, const int may_twin
         b.split = splits - 2 + number % 2;
     }
     b.token = index.y * (uint32_t)args->plan.tokens;
-    b.k_begin = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split), 0);
-    b.cols = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split + 1), 0) - b.k_begin;
+    b.k_begin = args->k_cols;
+    b.cols = (uint32_t)args->plan.tail;
+    if (!helps) {
+        b.k_begin = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split), 0);
+        b.cols = __shfl_sync(0xffffffffu, spinfer_range_begin(args, b.split + 1), 0) - b.k_begin;
+    }
     b.sums = index.y * (blocks_x - helpers) * (uint32_t)args->plan.strips;
     b.part = __shfl_sync(0xffffffffu, thread.y / (uint32_t)team, 0); /* uniform, and now the compiler knows it */
     b.member = team == 1 ? 0 : __shfl_sync(0xffffffffu, thread.y % (uint32_t)team, 0);
@@ -1545,7 +1571,7 @@ SPINFER_DEVICE spinfer_block spinfer_block_at(const int team, const int may_twin
 SPINFER_DEVICE spinfer_block spinfer_block_init(const int team, const spinfer_spmm_args *args, uint3 thread,
                                                 uint3 index, uint32_t blocks_x)
 {
-    return spinfer_block_at(team, 1, args, thread, index, blocks_x);
+    return spinfer_block_at(team, 1, 0, args, thread, index, blocks_x);
 }
 
 /* spinfer_part_block() : the part of K of the calling warp's team as if it were a range of its own, where parts are
@@ -1564,13 +1590,32 @@ SPINFER_DEVICE spinfer_block spinfer_part_block(const int apart, const spinfer_s
     return b;
 }
 
-/* spinfer_helper_first() : the first record of a helper's team, when the tails of all strips are counted one behind the
- * other, and teams over all helpers. Scope: warp. */
-SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, const spinfer_block *block)
+/* spinfer_divide_by_share(), spinfer_divide_by_tail() : of records of the tails, counted one behind the other. */
+SPINFER_DEVICE uint32_t spinfer_divide_by_share(const spinfer_spmm_args *args, uint32_t records)
+{
+    const spinfer_divisor by = {args->share_factor, args->share_shift};
+    return spinfer_divide(records, by);
+}
+SPINFER_DEVICE uint32_t spinfer_divide_by_tail(const spinfer_spmm_args *args, uint32_t records)
+{
+    const spinfer_divisor by = {args->tail_factor, args->tail_shift};
+    return spinfer_divide(records, by);
+}
+
+/* spinfer_helper_team() : number of a team, `team` of its block, over all helpers: neighbouring ones are in the same
+ * block, or, where each has a strip for itself, in different ones. spinfer_helper_first() : its first record, when the
+ * tails of all strips are counted one behind the other. Scope: warp. */
+SPINFER_DEVICE uint32_t spinfer_helper_team(const spinfer_spmm_args *args, uint32_t helper, uint32_t team)
 {
     const spinfer_plan *plan = &args->plan;
-    const uint32_t      number = (block->split + 1) * (uint32_t)plan->helpers + block->row_group; /* of the helper */
-    return ((number * (uint32_t)plan->strips + block->strip) * (uint32_t)plan->warps_k + block->part) * args->share;
+    const int           spread = args->share == (uint32_t)plan->tail;
+    return helper * (spread ? 1 : (uint32_t)(plan->strips * plan->warps_k)) +
+           team * (spread ? (uint32_t)(plan->helpers * plan->splits) : 1);
+}
+SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, const spinfer_block *block)
+{
+    const uint32_t helper = (block->split + 1) * (uint32_t)args->plan.helpers + block->row_group;
+    return spinfer_helper_team(args, helper, block->strip * (uint32_t)args->plan.warps_k + block->part) * args->share;
 }
 
 /* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams
@@ -1893,9 +1938,9 @@ SPINFER_DEVICE void spinfer_ring_range(const int team, spinfer_ring *r, const sp
 
 /* spinfer_ring_tails() : the same for the team of a helper: `count` records from `first` on, counted through the tails
  * of all rows of W, which begin at GroupTile column k_begin and have `tail` columns; fewer where W ends. All three are
- * multiples of team. */
+ * multiples of team. `strip`: first / tail. */
 SPINFER_DEVICE void spinfer_ring_tails(const int team, spinfer_ring *r, const spinfer_matrix *W, uint32_t k_begin,
-                                       uint32_t tail, uint32_t first, uint32_t count, uint32_t lane)
+                                       uint32_t tail, uint32_t first, uint32_t strip, uint32_t count, uint32_t lane)
 {
     const uint32_t records = (uint32_t)team;
     r->data = W->data;
@@ -1908,7 +1953,7 @@ SPINFER_DEVICE void spinfer_ring_tails(const int team, spinfer_ring *r, const sp
     r->stream.offsets = W->offsets + k_begin;
     r->stream.tail = tail;
     r->stream.jump = W->group_ld - tail;
-    r->stream.strip = spinfer_pin(first / tail, 0);
+    r->stream.strip = strip;
     r->stream.col = first + lane;
     spinfer_stream_load(&r->stream, r->cols);
 }
@@ -2330,16 +2375,16 @@ SPINFER_DEVICE uint32_t spinfer_twin_rank(const spinfer_spmm_args *args, const s
 
 /* spinfer_twin_init() : the barriers of a twin, and how many bytes it will get: of each unit that it finishes 512. One
  * thread. */
-SPINFER_DEVICE void spinfer_twin_init(const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
-                                      uint32_t warps)
+SPINFER_DEVICE void spinfer_twin_init(const int wide, const spinfer_spmm_args *args, const spinfer_block *block,
+                                      uint32_t smem, uint32_t warps)
 {
     const uint32_t strips = (uint32_t)args->plan.strips, barriers = smem + args->layout.twin;
     const uint32_t below = spinfer_row_groups(args->W.rows) - block->row_group * strips; /* strips from the first on */
-    const uint32_t tokens = spinfer_min(args->n - block->token, (uint32_t)args->plan.tokens);
+    const uint32_t units = spinfer_units(wide, spinfer_min(args->n - block->token, (uint32_t)args->plan.tokens));
     spinfer_mbarrier_init(barriers, warps);
     spinfer_mbarrier_init(barriers + 8, 1);
     spinfer_mbarrier_fence();
-    spinfer_mbarrier_arrive_expect(barriers + 8, 512 * spinfer_twin_units(tokens, spinfer_twin_rank(args, block)) *
+    spinfer_mbarrier_arrive_expect(barriers + 8, 512 * spinfer_twin_units(units, spinfer_twin_rank(args, block)) *
                                                      spinfer_min(below, strips));
 }
 
@@ -2382,31 +2427,35 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
     const uint32_t x_warps = x_teams * (uint32_t)team_warps, x_warp = x_team * (uint32_t)team_warps + block->member;
     const uint32_t x_pieces =
         helps && spinfer_parts_apart(team_warps) ? spinfer_x_slots(plan) : (uint32_t)plan->x_pieces;
-    const uint32_t x_slot = apart ? block->part * x_pieces : 0; /* the first one */
-    const int      alone = apart && SPINFER_HAS_BULK_COPY;      /* a warp of the part asks for X, and for nobody else */
+    const uint32_t x_slot = apart ? block->part * x_pieces : 0;                 /* the first one */
+    const int alone = spinfer_parts_apart(team_warps) && SPINFER_HAS_BULK_COPY; /* one warp asks for a piece of X */
 
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
     /* The offsets first: they are on their way for most of a microsecond. */
-    if (helps)
-        spinfer_ring_tails(team_warps, ring, &args->W, block->k_begin, block->cols, spinfer_helper_first(args, block),
-                           args->share, lane);
-    else
+    uint32_t early = strip * args->W.group_ld + own.k_begin; /* number of the first record in W, if nobody shares it */
+    if (helps) {
+        const uint32_t first = spinfer_helper_first(args, block), first_strip = spinfer_divide_by_tail(args, first);
+        spinfer_ring_tails(team_warps, ring, &args->W, block->k_begin, block->cols, first, first_strip, args->share,
+                           lane);
+        early = first_strip * (args->W.group_ld - block->cols) + block->k_begin + first;
+    } else
         spinfer_ring_range(team_warps, ring, &args->W, strip, own.k_begin, cols, turn, turns, lane);
     /* Parts that are apart begin one after the other, so that the first one has all it needs while that of the last one
      * is still on the way: the first stages of all SMs are 5 MB, 1 us at the read bandwidth. Together with asking
      * before the block's barrier 0.6 to 1.8 % of 1024 x 4096 to 8192 x 8192 (H200; 800 clocks between four parts cost
      * up to 8 %). */
-    if (alone) spinfer_wait_until(spinfer_clock() + block->part * (warps_k > 2 ? 250 : 600));
-    if (!helps && cols)
-        spinfer_ask_early(args, strip * args->W.group_ld + own.k_begin, turn * (uint32_t)team_warps + block->member,
-                          turns * (uint32_t)team_warps, lane);
+    if (alone && !helps) spinfer_wait_until(spinfer_clock() + block->part * (warps_k > 2 ? 250 : 600));
+    if (helps ? alone && ring->col < ring->cols : cols != 0)
+        spinfer_ask_early(args, early, (alone ? 0 : turn) * (uint32_t)team_warps + block->member,
+                          (alone ? 1 : turns) * (uint32_t)team_warps, lane);
     spinfer_ring_init(team_warps, ring, smem + layout.rings + team * stages * layout.stage,
                       smem + spinfer_ring_barriers(team_warps) * team * stages, stages, layout.stage, block->member,
                       lane);
     /* Where parts are apart, one warp makes the barriers of X for its part, so that it need not wait for the others. */
-    const int x_maker = alone && block->strip == 0 && block->member + 1 == (uint32_t)team_warps;
+    const int x_maker =
+        alone && block->strip == 0 && block->member + 1 == (uint32_t)team_warps && (apart || block->part == 0);
     SPINFER_NO_UNROLL
     for (uint32_t i = alone ? (x_maker ? 0 : x_pieces) : x_warp; i < x_pieces && lane == 0; i += alone ? 1 : x_warps) {
         spinfer_mbarrier_init(smem + layout.x_full + 8 * (x_slot + i), spinfer_x_arrivals(plan));
@@ -2427,13 +2476,6 @@ SPINFER_DEVICE void spinfer_block_open(const int team_warps, const int helps, sp
         (block->member ? block->member - 1 : (uint32_t)team_warps - 1) * x_teams + x_team;
     uint32_t x_next = plan->dependent ? 0 : 1; /* the piece of X that comes next */
     if (!alone && !plan->dependent) spinfer_fetch_x(args, &own, smem, 0, x_slot, x_part, x_warps, lane);
-    if (helps && spinfer_parts_apart(team_warps) && !plan->dependent) { /* pieces are small, and it needs them all */
-        SPINFER_NO_UNROLL
-        for (; x_next < x_pieces && x_next * x_cols < own.cols; x_next++) {
-            x_part = x_part ? x_part - 1 : x_warps - 1; /* so that not the same warps do all */
-            spinfer_fetch_x(args, &own, smem, x_next * x_cols, x_slot + x_next, x_part, x_warps, lane);
-        }
-    }
     if (!alone) spinfer_ring_fetch(team_warps, ring, 0, 1, lane);
 #if SPINFER_HAS_DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory"); /* X may come from the kernel before, W does not */
@@ -2522,32 +2564,61 @@ SPINFER_DEVICE spinfer_block spinfer_block_anew(const int team, const spinfer_sp
     return spinfer_block_init(team, args, thread, index, blocks_x);
 }
 
-/* spinfer_global_send_frags() : the sums of a warp of a helper, straight from its registers; `end`: number of the
- * record behind the last one in them. Only pairs of tokens that somebody waits for. A sum of +0 is sent as -0: that is
- * what adding -0 makes of it when rounding is towards minus infinity. Everything about the place is found out here: in
- * registers it would be in the way of the loop. */
-SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags, const spinfer_frag_c *sums,
-                                              const spinfer_spmm_args *args, uint32_t end)
+/* spinfer_helper_messages() : where the team of a helper sends the sums of the strip with record number `record`. With
+ * wgmma it is found out while nobody waits for it, before the records of the strip are there. Elsewhere right before
+ * the sums are sent: in registers it would be in the way of the loop. */
+SPINFER_DEVICE const unsigned char *spinfer_helper_messages(const int team, const int n_frags,
+                                                            const spinfer_spmm_args *args, uint32_t record)
 {
-    const spinfer_block  block = spinfer_block_anew(team, args);
-    const uint32_t       lane = spinfer_lane_anew(), wide = spinfer_uses_wgmma(team, 8 * n_frags);
-    const uint32_t       token = wide ? 2 * (lane % 4) : spinfer_x_token(2 * (lane % 4));
-    const uint32_t       tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
-    const uint32_t       strip = (end - 1) / tail, first_team = strip * tail / share;
-    const uint32_t       sender = spinfer_helper_first(args, &block) / share - first_team;
-    const unsigned char *to = spinfer_messages(n_frags, args, &block, strip, (uint32_t)args->plan.splits - 1 + sender) +
-                              64 * (4 / (uint32_t)team) * block.member + 4 * (lane / 4) + 256 * token;
-    const int left = (int)(args->n - block.token - (token & ~1u)); /* tokens from the lane's first pair on */
+    const spinfer_block block = spinfer_block_anew(team, args);
+    const uint32_t      helper = (block.split + 1) * (uint32_t)args->plan.helpers + block.row_group;
+    const uint32_t number = spinfer_helper_team(args, helper, block.strip * (uint32_t)args->plan.warps_k + block.part);
+    const uint32_t tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
+    /* Other divisions than below make code for 32 tokens spill. */
+    const int      wide = spinfer_uses_wgmma(team, 8 * n_frags);
+    const uint32_t strip = wide ? spinfer_divide_by_tail(args, record) : record / tail;
+    const uint32_t first = wide ? spinfer_divide_by_share(args, strip * tail) : strip * tail / share; /* team */
+    return spinfer_messages(n_frags, args, &block, strip, (uint32_t)args->plan.splits - 1 + number - first);
+}
+
+/* spinfer_global_send_frags() : the sums of a warp of a helper, straight from its registers; `to`:
+ * spinfer_helper_messages(). Only what somebody waits for. A sum of +0 is sent as -0: that is what adding -0 makes of
+ * it when rounding is towards minus infinity. */
+SPINFER_DEVICE void spinfer_global_send_frags(const int team, const int n_frags, const spinfer_frag_c *sums,
+                                              const spinfer_spmm_args *args, const unsigned char *to)
+{
+    const uint32_t lane = spinfer_lane_anew(), wide = spinfer_uses_wgmma(team, 8 * n_frags);
+    const uint32_t token = wide ? 0 : spinfer_x_token(2 * (lane % 4));
+    uint32_t       warp, index;
+    asm volatile("mov.u32 %0, %%tid.y;\n mov.u32 %1, %%ctaid.y;" : "=r"(warp), "=r"(index));
+    const uint32_t member = spinfer_pin(warp % (uint32_t)team, 0);
+    index = spinfer_pin(index, 0);
+    const int left =
+        (int)(args->n - index * (uint32_t)args->plan.tokens - (token & ~1u)); /* tokens from the lane's on */
+    to += wide ? 512 * member + 16 * lane : 64 * (4 / (uint32_t)team) * member + 4 * (lane / 4) + 256 * token;
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team * n_frags; f++) {
+        const float *sum = sums[f].r;
+        if (wide) {
+            asm volatile("{ .reg .pred inside; .reg .f32 a, b, c, d;\n"
+                         "setp.gt.s32 inside, %4, %5;\n"
+                         "add.rm.f32 a, %0, 0f80000000;\n"
+                         "add.rm.f32 b, %1, 0f80000000;\n"
+                         "add.rm.f32 c, %2, 0f80000000;\n"
+                         "add.rm.f32 d, %3, 0f80000000;\n"
+                         "@inside st.relaxed.gpu.global.v4.f32 [%6], {a, b, c, d}; }" ::"f"(sum[0]),
+                         "f"(sum[1]), "f"(sum[2]), "f"(sum[3]), "r"(left), "r"(8 * f), "l"(to + 2048 * f)
+                         : "memory");
+            continue;
+        }
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++) {
-            const int pair = 8 * (f % n_frags) + (wide ? 0 : 4 * (r % 2)), ahead = pair + (wide ? r % 2 : 0);
+            const int pair = 8 * (f % n_frags) + 4 * (r % 2);
             asm volatile("{ .reg .pred inside; .reg .f32 sum;\n"
                          "setp.gt.s32 inside, %1, %2;\n"
                          "add.rm.f32 sum, %0, 0f80000000;\n"
-                         "@inside st.relaxed.gpu.global.f32 [%3], sum; }" ::"f"(sums[f].r[r]),
-                         "r"(left), "r"(pair), "l"(to + 256 * ahead + 64 * (f / n_frags) + 32 * (r / 2))
+                         "@inside st.relaxed.gpu.global.f32 [%3], sum; }" ::"f"(sum[r]),
+                         "r"(left), "r"(pair), "l"(to + 256 * pair + 64 * (f / n_frags) + 32 * (r / 2))
                          : "memory");
         }
     }
@@ -2585,7 +2656,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         x_lane = spinfer_pin(x_lane, lane);
 
     if (spinfer_is_twin(n_frags, args, block)) {
-        if (warp == 0 && lane == 0) spinfer_twin_init(args, block, smem, warps);
+        if (warp == 0 && lane == 0) spinfer_twin_init(wide, args, block, smem, warps);
         __syncwarp();
         spinfer_cluster_arrive();
     }
@@ -2646,20 +2717,26 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     if (wide) spinfer_wgmma_wait(0);
 }
 
-/* spinfer_sums_store() : the sums of a warp to those of its team at shared address `to`: for each of 8 * n_frags tokens
- * SPINFER_SUMS_STRIDE bytes, 64 rows in fp32. Scope: warp; a barrier publishes them. */
+/* spinfer_sums_store() : the sums of a warp to those of its team at shared address `to`. Without wgmma: for each of 8 *
+ * n_frags tokens SPINFER_SUMS_STRIDE bytes, 64 rows in fp32. With it: units of spinfer_unit_bytes(). Scope: warp; a
+ * barrier publishes them. */
 SPINFER_DEVICE void spinfer_sums_store(const int team, const int n_frags, const spinfer_frag_c *sums, uint32_t to,
                                        uint32_t member, uint32_t lane)
 {
-    const int      wide = spinfer_uses_wgmma(team, 8 * n_frags);
-    const uint32_t stride = spinfer_sums_stride(team, 8 * n_frags);
     const uint32_t own = to + 64 * (4 / (uint32_t)team) * member + 4 * (lane / 4) +
-                         (wide ? 2 * (lane % 4) : spinfer_x_token(2 * (lane % 4))) * stride;
+                         spinfer_x_token(2 * (lane % 4)) * SPINFER_SUMS_STRIDE;
     SPINFER_UNROLL
     for (int f = 0; f < 4 / team * n_frags; f++) {
+        if (spinfer_uses_wgmma(team, 8 * n_frags)) {
+            asm volatile(
+                "st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + 512 * member + 16 * lane + (uint32_t)(2048 * f)),
+                "f"(sums[f].r[0]), "f"(sums[f].r[1]), "f"(sums[f].r[2]), "f"(sums[f].r[3])
+                : "memory");
+            continue;
+        }
         SPINFER_UNROLL
         for (int r = 0; r < 4; r++)
-            spinfer_shared_store_f32(own + (uint32_t)(8 * (f % n_frags) + (wide ? 1 : 4) * (r % 2)) * stride +
+            spinfer_shared_store_f32(own + (uint32_t)((8 * (f % n_frags) + 4 * (r % 2)) * SPINFER_SUMS_STRIDE) +
                                          (uint32_t)(4 * (16 * (f / n_frags) + 8 * (r / 2))),
                                      sums[f].r[r]);
     }
@@ -2671,21 +2748,74 @@ SPINFER_DEVICE void spinfer_add_sums(spinfer_sums *v, spinfer_sums w)
     for (int i = 0; i < 4; i++) v->row[i] += w.row[i];
 }
 
+SPINFER_DEVICE void spinfer_shared_load_sums(uint32_t address, spinfer_sums *v)
+{
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v->row[0]), "=f"(v->row[1]), "=f"(v->row[2]), "=f"(v->row[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 SPINFER_DEVICE void spinfer_shared_add_sums(uint32_t address, spinfer_sums *v)
 {
     spinfer_sums w;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(w.row[0]), "=f"(w.row[1]), "=f"(w.row[2]), "=f"(w.row[3])
-                 : "r"(address)
-                 : "memory");
+    spinfer_shared_load_sums(address, &w);
     spinfer_add_sums(v, w);
 }
 
-/* Adds the sums of the teams of a strip, by rising part of K. */
-SPINFER_DEVICE void spinfer_add_teams(uint32_t at, uint32_t stride, uint32_t teams, spinfer_sums *sum)
+/* The sums of a unit of all teams of a strip, by rising part of K. With wgmma there are at most five teams, and four
+ * where it takes longest. */
+SPINFER_DEVICE spinfer_sums spinfer_add_teams(const int wide, uint32_t at, uint32_t stride, uint32_t teams)
 {
+    spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (wide) {
+        spinfer_sums v[3];
+        spinfer_shared_load_sums(at, &sum);
+        if (teams == 4) {
+            SPINFER_UNROLL
+            for (uint32_t k = 0; k < 3; k++) spinfer_shared_load_sums(at + (k + 1) * stride, &v[k]);
+            SPINFER_UNROLL
+            for (int k = 0; k < 3; k++) spinfer_add_sums(&sum, v[k]);
+        } else {
+            SPINFER_NO_UNROLL
+            for (uint32_t k = 1; k < teams; k++) spinfer_shared_add_sums(at + k * stride, &sum);
+        }
+        return sum;
+    }
 #pragma unroll 4
-    for (uint32_t k = 0; k < teams; k++) spinfer_shared_add_sums(at + k * stride, sum);
+    for (uint32_t k = 0; k < teams; k++) spinfer_shared_add_sums(at + k * stride, &sum);
+    return sum;
+}
+
+/* spinfer_sums_turn() : a unit as fragments have it, with wgmma, to four neighbouring rows of a token for each lane:
+ * four lanes have a row each of four sums, and get a sum each of four rows. Through shared memory it would be 0.05 us
+ * faster for 3584 x 3584, but 0.3 us slower where three messages are waited for (1024 x 4096, H200). Scope: warp, whose lanes may have come apart before: without
+ * a barrier each shuffle gets a slow way for that, and takes 0.1 us. */
+SPINFER_DEVICE void spinfer_sums_turn(spinfer_sums *v, uint32_t lane)
+{
+    __syncwarp();
+    SPINFER_UNROLL
+    for (int step = 1; step <= 2; step *= 2) {
+        const int odd = (lane & (uint32_t)(4 * step)) != 0;
+        SPINFER_UNROLL
+        for (int i = 0; i < 2; i++) {
+            const int   low = step == 1 ? 2 * i : i, high = low + step;
+            const float got = __shfl_xor_sync(0xffffffffu, odd ? v->row[low] : v->row[high], 4 * step);
+            v->row[low] = odd ? got : v->row[low];
+            v->row[high] = odd ? v->row[high] : got;
+        }
+    }
+}
+
+/* spinfer_unit_row(), spinfer_unit_token() : the rows of a strip, the first of four, and the token of the block that a
+ * lane has of a complete unit. */
+SPINFER_DEVICE uint32_t spinfer_unit_row(const int wide, uint32_t unit, uint32_t lane)
+{
+    return wide ? unit % 4 * 16 + 4 * (lane / 16 + lane / 8 % 2 * 2) : 4 * (lane % 16);
+}
+SPINFER_DEVICE uint32_t spinfer_unit_token(const int wide, uint32_t unit, uint32_t lane)
+{
+    return wide ? unit / 4 * 8 + 2 * (lane % 4) + lane / 4 % 2 : 2 * unit + lane / 16;
 }
 
 /* Partial sums travel between blocks through global memory, each float its own message: zero bits say "not there yet",
@@ -2784,12 +2914,18 @@ SPINFER_DEVICE void spinfer_global_ask(spinfer_asked *asked, const unsigned char
                      : "memory");
 }
 
+/* spinfer_global_arrived() : are they here, those of `count` that were asked for, at least one? Scope: warp. */
+SPINFER_DEVICE int spinfer_global_arrived(const spinfer_asked *asked, uint32_t count)
+{
+    return __all_sync(0xffffffffu, spinfer_sums_arrived(asked->message[0]) &&
+                                       (count < 2 || spinfer_sums_arrived(asked->message[1])));
+}
+
 /* spinfer_global_take() : adds `count` messages, the first of which have been asked for. Scope: warp. */
 SPINFER_DEVICE void spinfer_global_take(spinfer_asked asked, const unsigned char *from, uint32_t count, uint32_t stride,
                                         spinfer_sums *sum)
 {
-    const int arrived = spinfer_sums_arrived(asked.message[0]) && (count < 2 || spinfer_sums_arrived(asked.message[1]));
-    if (__all_sync(0xffffffffu, arrived)) {
+    if (spinfer_global_arrived(&asked, count)) {
         SPINFER_UNROLL
         for (uint32_t i = 0; i < 2; i++) {
             if (count == 0) break;
@@ -2806,7 +2942,7 @@ SPINFER_DEVICE uint32_t spinfer_helping(const int n_frags, const spinfer_spmm_ar
 {
     const uint32_t begin = strip * (uint32_t)args->plan.tail, end = begin + (uint32_t)args->plan.tail;
     if (!spinfer_may_help(8 * n_frags) || !args->plan.helpers) return 0;
-    return spinfer_divide(end - 1, args->by_share) - spinfer_divide(begin, args->by_share) + 1;
+    return spinfer_divide_by_share(args, end - 1) - spinfer_divide_by_share(args, begin) + 1;
 }
 
 /* Of section 9. */
@@ -2828,6 +2964,30 @@ SPINFER_DEVICE void spinfer_epilogue_ask(spinfer_epilogue *const epilogue, const
     if (fused->bias) spinfer_prefetch((const uint16_t *)fused->bias + row);
     if (args->beta != 0.0f)
         spinfer_prefetch((const uint16_t *)fused->residual + token * fused->ldr + (pairs ? row / 2 : row));
+}
+
+/* spinfer_block_units() : units of the calling warp's strip that are in Y. */
+SPINFER_DEVICE uint32_t spinfer_block_units(const int wide, const int n_frags, const spinfer_spmm_args *args,
+                                            const spinfer_block *block)
+{
+    const uint32_t strip = block->row_group * (uint32_t)args->plan.strips + block->strip;
+    if (strip * SPINFER_GROUP_ROWS >= args->W.rows) return 0;
+    return spinfer_units(wide, spinfer_min(args->n - block->token, (uint32_t)(8 * n_frags)));
+}
+
+/* spinfer_finish() : a complete unit of the calling warp's strip to the epilogue. Scope: warp. */
+SPINFER_DEVICE void spinfer_finish(const spinfer_dtype dtype, const int wide, spinfer_epilogue *const epilogue,
+                                   const spinfer_spmm_args *args, const spinfer_block *block, uint32_t unit,
+                                   spinfer_sums sum, uint32_t lane)
+{
+    const uint32_t strip = block->row_group * (uint32_t)args->plan.strips + block->strip;
+    const uint32_t row = strip * SPINFER_GROUP_ROWS + spinfer_unit_row(wide, unit, lane);
+    uint32_t       column = block->token + spinfer_unit_token(wide, unit, lane);
+    if (wide)
+        spinfer_sums_turn(&sum, lane);
+    else
+        column = spinfer_pin(column, lane); /* not computed before the main loop */
+    if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, sum);
 }
 
 /* spinfer_reduce_twins() : spinfer_reduce() for twins (FIG 8a). First come the twin's units, then those of the block
@@ -2852,70 +3012,64 @@ SPINFER_DEVICE void spinfer_reduce_twins(const spinfer_dtype dtype, const int te
     if (lane == 0) spinfer_cluster_signal(twin_barriers);
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
+    const int wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
     spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
+    const int      ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
+    const uint32_t units = spinfer_block_units(wide, n_frags, args, block), message = spinfer_messages_bytes(n_frags);
     const uint32_t mail = args->layout.mail + spinfer_twin_mail(8 * n_frags, block->strip, 0) + 16 * lane;
-    const uint32_t to = twin_barriers - args->layout.twin + mail;
-    const uint32_t token_stride = spinfer_sums_stride(team_warps, 8 * n_frags);
-    const uint32_t at = sums_of_strip + lane / 16 * token_stride + 16 * (lane % 16);
-    const uint32_t tokens = /* of the strip in this block */
-        strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token, (uint32_t)(8 * n_frags)) : 0;
-    const int            ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
-    const uint32_t       first = warps - 1 - warp, message = spinfer_messages_bytes(n_frags);
+    const uint32_t at = sums_of_strip + spinfer_unit_place(wide, lane);
+    const uint32_t last = warps - 1 - warp, first = spinfer_twin_unit(last, rank);
     const unsigned char *messages = NULL; /* for the next unit, from the ranges of K and then from helpers */
     uint32_t             senders = 0;
     spinfer_asked        asked = {};
     if (ahead && args->senders > 1 && spinfer_finishes(args, block)) {
         senders = spinfer_pin(others + spinfer_helping(n_frags, args, strip), 0);
-        messages =
-            spinfer_messages(n_frags, args, block, strip, slot) + 256 * spinfer_twin_token(first, rank) + 16 * lane;
+        messages = spinfer_messages(n_frags, args, block, strip, slot) + 512 * first + 16 * lane;
     }
     __syncthreads();                    /* the sums of all warps are visible, and the kernel's own memory */
     spinfer_mbarrier_wait(barriers, 0); /* also who sends nothing: its twin's signals must find it here */
-    if (senders) spinfer_global_ask(&asked, messages, spinfer_twin_token(first, rank) < tokens ? senders : 0, message);
+    if (senders) spinfer_global_ask(&asked, messages, first < units ? senders : 0, message);
+    uint32_t unit = spinfer_twin_unit(warp, 1 - rank), to = twin_barriers - args->layout.twin + mail + 512 * warp;
     SPINFER_NO_UNROLL
-    for (uint32_t i = warp; spinfer_twin_token(i, 1 - rank) < tokens; i += warps) {
-        const uint32_t from = at + spinfer_twin_token(i, 1 - rank) * token_stride;
-        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
-        spinfer_add_teams(from, stride, warps_k, &sum);
-        spinfer_cluster_store(to + spinfer_twin_mail(8 * n_frags, 0, i), sum.row, twin_barriers + 8);
+    for (; unit < units; unit += 2 * warps, to += 512 * warps) {
+        const spinfer_sums sum = spinfer_add_teams(wide, at + unit * spinfer_unit_bytes(wide), stride, warps_k);
+        spinfer_cluster_store(to, sum.row, twin_barriers + 8);
     }
+    if (plan->helpers && senders && !spinfer_global_arrived(&asked, senders)) /* once more, before it waits */
+        spinfer_global_ask(&asked, messages, first < units ? senders : 0, message);
+    uint32_t from = smem + mail + 512 * last;
     SPINFER_NO_UNROLL
-    for (uint32_t i = first; spinfer_twin_token(i, rank) < tokens; i += warps) {
-        const uint32_t token = spinfer_twin_token(i, rank), from = at + token * token_stride;
-        spinfer_sums   sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
-        spinfer_add_teams(from, stride, warps_k, &sum);
+    for (unit = first; unit < units; unit += 2 * warps, from += 512 * warps) {
+        const uint32_t place = unit * spinfer_unit_bytes(wide);
+        spinfer_sums   sum = spinfer_add_teams(wide, at + place, stride, warps_k), before = {{0.0f, 0.0f, 0.0f, 0.0f}};
         spinfer_mbarrier_wait(barriers + 8, 0);
-        spinfer_shared_add_sums(smem + mail + spinfer_twin_mail(8 * n_frags, 0, i), &sum);
+        spinfer_shared_add_sums(from, &sum);
         if (!spinfer_finishes(args, block)) { /* the last messages of the ranges, before those of helpers */
             spinfer_global_send_sums(spinfer_messages(n_frags, args, block, strip, (splits + block->split) / 2) +
-                                         256 * token + 16 * lane,
+                                         512 * unit + 16 * lane,
                                      sum);
             continue;
         }
         if (ahead && senders) {
-            const uint32_t      next = spinfer_twin_token(i + warps, rank);
             const spinfer_asked now = asked;
-            spinfer_global_ask(&asked, messages + 256 * (next - token), next < tokens ? senders : 0, message);
+            spinfer_global_ask(&asked, messages + 1024 * warps, unit + 2 * warps < units ? senders : 0, message);
             spinfer_global_take(now, messages, senders, message, &before);
             spinfer_add_sums(&sum, before);
-            messages += 256 * (next - token);
+            messages += 1024 * warps;
         } else if (!ahead && (splits > 2 || (spinfer_may_help(8 * n_frags) && plan->helpers))) {
-            spinfer_global_receive_sums(spinfer_messages(n_frags, args, block, strip, slot) + 256 * token + 16 * lane,
+            spinfer_global_receive_sums(spinfer_messages(n_frags, args, block, strip, slot) + 512 * unit + 16 * lane,
                                         others + spinfer_helping(n_frags, args, strip), message, &before);
             spinfer_add_sums(&sum, before);
         }
-        const uint32_t row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
-        const uint32_t column = spinfer_pin(block->token + token + lane / 16, lane); /* not before the main loop */
-        if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, sum);
+        spinfer_finish(dtype, wide, epilogue, args, block, unit, sum, lane);
     }
 }
 
 /* spinfer_reduce() : adds the sums of the warps of a strip, then those of the splits, in the order of K, and of
- * helpers; calls the epilogue. A unit is the 64 rows of a strip times two tokens, four rows for each lane; the warps of
- * a strip take its units in turn. The block of the last range of K receives what the others send. It waits only for
- * its twin, which starts with it, and for blocks that come before it in the grid: the hardware starts them in that
- * order, CUDA does not promise it. Scope: block, with a __syncthreads() that publishes the sums, and with them what the
- * kernel has written into shared memory of its own. */
+ * helpers; calls the epilogue. The warps of a strip take its units (spinfer_unit_bytes()) in turn. The block of the
+ * last range of K receives what the others send. It waits only for its twin, which starts with it, and for blocks that
+ * come before it in the grid: the hardware starts them in that order, CUDA does not promise it. Scope: block, with a
+ * __syncthreads() that publishes the sums, and with them what the kernel has written into shared memory of its own. */
 SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_warps, const int n_frags,
                                    spinfer_epilogue *const epilogue, const spinfer_frag_c *sums,
                                    const spinfer_spmm_args *args, const spinfer_block *block, uint32_t smem,
@@ -2928,12 +3082,11 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
     const spinfer_plan *plan = &args->plan;
     const uint32_t warps_k = (uint32_t)plan->warps_k, splits = (uint32_t)plan->splits, strips = (uint32_t)plan->strips;
     const uint32_t warps = warps_k * (uint32_t)team_warps, warp = block->part * (uint32_t)team_warps + block->member;
-    const uint32_t pairs = 4 * (uint32_t)n_frags; /* of tokens */
     const uint32_t stride = args->layout.sums,
                    sums_of_strip = smem + args->layout.rings + block->strip * warps_k * stride;
     const uint32_t       strip = block->row_group * strips + block->strip; /* of W */
-    const uint32_t       row = strip * SPINFER_GROUP_ROWS + 4 * (lane % 16);
-    const int            last = block->split + 1 == splits;
+    const int            wide = spinfer_uses_wgmma(team_warps, 8 * n_frags), last = block->split + 1 == splits;
+    const uint32_t       units = spinfer_block_units(wide, n_frags, args, block);
     const uint32_t       ahead_of_twins = spinfer_may_twin(8 * n_frags) && args->twins; /* who sends to two blocks */
     const unsigned char *messages =
         spinfer_messages(n_frags, args, block, strip, last ? 0 : block->split + ahead_of_twins) + 16 * lane;
@@ -2941,53 +3094,43 @@ SPINFER_DEVICE void spinfer_reduce(const spinfer_dtype dtype, const int team_war
 
     if (last) {
         SPINFER_NO_UNROLL
-        for (uint32_t pair = warp; pair < pairs; pair += warps)
-            spinfer_epilogue_ask(epilogue, args, row, block->token + 2 * pair + lane / 16);
+        for (uint32_t unit = warp; unit < units; unit += warps)
+            spinfer_epilogue_ask(epilogue, args, strip * SPINFER_GROUP_ROWS + spinfer_unit_row(wide, unit, lane),
+                                 block->token + spinfer_unit_token(wide, unit, lane));
     }
     if (team_warps > 1 || stride > (uint32_t)plan->stages * args->layout.stage)
         __syncthreads(); /* all warps have left their stages and X */
     spinfer_sums_store(team_warps, n_frags, sums, sums_of_strip + block->part * stride, block->member, lane);
     __syncthreads(); /* the sums of all warps are visible, and the kernel's own memory */
     const int      ahead = spinfer_asks_ahead(team_warps, 8 * n_frags);
-    const uint32_t message = spinfer_messages_bytes(n_frags);
-    const uint32_t units = /* pairs of tokens that are in Y */
-        strip * SPINFER_GROUP_ROWS < args->W.rows ? spinfer_min(args->n - block->token + 1, 2 * pairs) / 2 : 0;
+    const uint32_t message = spinfer_messages_bytes(n_frags), at = sums_of_strip + spinfer_unit_place(wide, lane);
     if (ahead && !last) { /* two units at a time, because somebody waits: 1 % of 5120 x 5120 (H200) */
-        uint32_t from =
-            sums_of_strip + (2 * warp + lane / 16) * spinfer_sums_stride(team_warps, 8 * n_frags) + 16 * (lane % 16);
 #pragma unroll 2
-        for (uint32_t pair = warp; pair < units; pair += warps) {
-            spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
-            spinfer_add_teams(from, stride, warps_k, &sum);
-            spinfer_global_send_sums(messages + 512 * pair, sum);
-            from += 2 * warps * spinfer_sums_stride(team_warps, 8 * n_frags);
-        }
+        for (uint32_t unit = warp; unit < units; unit += warps)
+            spinfer_global_send_sums(messages + 512 * unit,
+                                     spinfer_add_teams(wide, at + unit * spinfer_unit_bytes(wide), stride, warps_k));
         return;
     }
     spinfer_asked asked = {};
     if (ahead) spinfer_global_ask(&asked, messages + 512 * warp, warp < units ? senders : 0, message);
     SPINFER_NO_UNROLL
-    for (uint32_t pair = warp; pair < pairs; pair += warps) {
-        const uint32_t token = block->token + 2 * pair;
-        const uint32_t at =
-            sums_of_strip + (2 * pair + lane / 16) * spinfer_sums_stride(team_warps, 8 * n_frags) + 16 * (lane % 16);
-        spinfer_sums sum = {{0.0f, 0.0f, 0.0f, 0.0f}}, before = sum;
-        if (token >= args->n || strip * SPINFER_GROUP_ROWS >= args->W.rows) break;
-        spinfer_add_teams(at, stride, warps_k, &sum);
+    for (uint32_t unit = warp; unit < units; unit += warps) {
+        const uint32_t     place = unit * spinfer_unit_bytes(wide);
+        const spinfer_sums sum = spinfer_add_teams(wide, at + place, stride, warps_k);
         if (!ahead && !last) {
-            spinfer_global_send_sums(messages + 512 * pair, sum);
+            spinfer_global_send_sums(messages + 512 * unit, sum);
         } else {
-            const uint32_t      next = pair + warps;
+            const uint32_t      next = unit + warps;
             const spinfer_asked now = asked;
+            spinfer_sums        before = {{0.0f, 0.0f, 0.0f, 0.0f}};
             if (ahead) {
                 spinfer_global_ask(&asked, messages + 512 * next, next < units ? senders : 0, message);
-                spinfer_global_take(now, messages + 512 * pair, senders, message, &before);
+                spinfer_global_take(now, messages + 512 * unit, senders, message, &before);
             } else {
-                spinfer_global_receive_sums(messages + 512 * pair, senders, message, &before);
+                spinfer_global_receive_sums(messages + 512 * unit, senders, message, &before);
             }
             spinfer_add_sums(&before, sum);
-            const uint32_t column = spinfer_pin(token + lane / 16, lane); /* not computed before the main loop */
-            if (column < args->n && row < args->W.rows) epilogue(dtype, args, row, column, before);
+            spinfer_finish(dtype, wide, epilogue, args, block, unit, before, lane);
         }
     }
 }
@@ -3009,22 +3152,31 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     own.cols = tail;
     spinfer_block_open(team_warps, 1, &ring, args, &own, smem, lane);
     spinfer_ring_keep(&ring);
-    SPINFER_NO_UNROLL
-    for (uint32_t i = 0; i * args->layout.x_cols < tail; i++)
-        spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * i, 0); /* X of the tail is there, and remains */
-    if (ring.col >= ring.cols) return 1;
-
-    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    const uint32_t x_lane = wide ? smem + args->layout.x : spinfer_x_lane(smem + args->layout.x, lane);
-    spinfer_lane   l =
-        spinfer_lane_init(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
+    const int            wide = spinfer_uses_wgmma(team_warps, 8 * n_frags), idle = ring.col >= ring.cols;
+    const uint32_t       table = smem + args->layout.tables + SPINFER_TABLE * warp;
+    uint32_t             left = 0, piece = 0; /* columns of the strip; piece of X that is not yet there */
+    const unsigned char *to = NULL;
+    spinfer_lane         l;
     if (wide) {
-        l = spinfer_lane_init_pairs(team_warps, smem + args->layout.tables + SPINFER_TABLE * warp, block->member, lane);
-        if (!args->x_tensor) spinfer_bulk_fence();
+        left = tail - (ring.col - spinfer_divide_by_tail(args, ring.col) * tail);
+        to = spinfer_helper_messages(team_warps, n_frags, args, ring.col); /* while it waits */
+        l = spinfer_lane_init_pairs(team_warps, table, block->member, lane);
+        if (!idle) spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
     }
-    uint32_t left = tail - ring.col % tail; /* columns of the strip */
+    /* X of the tail remains when it is there. With wgmma the first stage waits for what it needs, the second one for
+     * all of it; who has nothing to do waits, too: when the block ends, its shared memory may be another's. */
+    SPINFER_NO_UNROLL
+    for (; piece * args->layout.x_cols < (wide && !idle ? tail - left + 1 : tail); piece++)
+        spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * piece, 0);
+    if (idle) return 1;
+    if (wide && !args->x_tensor) spinfer_bulk_fence();
     spinfer_sums_clear(team_warps, n_frags, sums);
-    spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
+    if (!wide) { /* here, or code for 32 tokens would spill, as it would without the division */
+        left = tail - ring.col % tail;
+        l = spinfer_lane_init(team_warps, table, block->member, lane);
+        spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
+    }
+    const uint32_t x_lane = wide ? smem + args->layout.x : spinfer_x_lane(smem + args->layout.x, lane);
     __syncwarp();                     /* the table is complete */
     l.lane = spinfer_pin(lane, lane); /* what has been computed from it is not kept: with 32 tokens it would spill */
     if (team_warps == 1) l.tile = l.lane / 4;
@@ -3032,18 +3184,26 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     while (ring.col < ring.cols) {
         const uint32_t count = spinfer_ring_records(team_warps, &ring);
         const uint32_t x = spinfer_x_at(team_warps, n_frags, x_lane, tail - left);
-        if (wide) {
+        if (wide)
             spinfer_wgmma_and_scan(dtype, team_warps, (int)block->abreast, sums, &l, count, x, &ring);
-            spinfer_wgmma_wait(0);
-        } else {
+        else
             spinfer_multiply_and_scan(dtype, team_warps, n_frags, sums, x_frags, &l, count, x, &ring);
-        }
         spinfer_ring_release(team_warps, &ring, lane);
         left -= (uint32_t)team_warps;
+        SPINFER_NO_UNROLL
+        for (; wide && piece * args->layout.x_cols < tail; piece++) {
+            spinfer_mbarrier_wait(smem + args->layout.x_full + 8 * piece, 0);
+            if (!args->x_tensor) spinfer_bulk_fence();
+        }
         if (left == 0 || ring.col >= ring.cols) {
-            spinfer_global_send_frags(team_warps, n_frags, sums, args, ring.col);
+            if (wide)
+                spinfer_wgmma_wait(0);
+            else
+                to = spinfer_helper_messages(team_warps, n_frags, args, ring.col - 1);
+            spinfer_global_send_frags(team_warps, n_frags, sums, args, to);
             spinfer_sums_clear(team_warps, n_frags, sums);
             left = tail;
+            if (wide) to = spinfer_helper_messages(team_warps, n_frags, args, ring.col);
         }
     }
     return 1;
@@ -3061,12 +3221,19 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
                                        uint3 thread, uint3 index, uint32_t row_groups)
 {
 #ifdef __CUDA_ARCH__
-    spinfer_block  block = spinfer_block_at(team_warps, spinfer_may_twin(8 * n_frags), args, thread, index, row_groups);
-    const uint32_t smem = spinfer_shared_address(smem_pointer);
-    const uint32_t lane = spinfer_pin(thread.x, thread.x);
+    const int      wide = spinfer_uses_wgmma(team_warps, 8 * n_frags), may_twin = spinfer_may_twin(8 * n_frags);
+    const uint32_t smem = spinfer_shared_address(smem_pointer), lane = spinfer_pin(thread.x, thread.x);
+    spinfer_block  block;
     spinfer_ring   ring;
+    if (wide && __builtin_expect(index.x < (uint32_t)args->plan.helpers, 0)) { /* without the range of a block */
+        block = spinfer_block_at(team_warps, 0, 1, args, thread, index, row_groups);
+        block.abreast = max_warps <= 16 ? 2 : 1;
+        spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane);
+        return;
+    }
+    block = spinfer_block_at(team_warps, may_twin, 0, args, thread, index, row_groups);
     block.abreast = max_warps <= 16 ? 2 : 1;
-    if (spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane)) return;
+    if (!wide && spinfer_help(dtype, team_warps, n_frags, sums, x_frags, args, &block, smem, lane)) return;
     spinfer_block_start(team_warps, &ring, args, &block, smem, lane);
     spinfer_block_multiply(dtype, team_warps, n_frags, sums, x_frags, &ring, args, &block, smem, lane);
     spinfer_reduce(dtype, team_warps, n_frags, epilogue, sums, args, &block, smem, spinfer_lane_anew());
@@ -3094,8 +3261,9 @@ SPINFER_DEVICE void spinfer_spmm_block(const spinfer_dtype dtype, const int team
  *   sum          in   sums of rows row .. row + 3 of this token; those from W.rows on are padding
  *
  *   Calls        once for every sum, in a block of the last range of K, or of the last two (spinfer_finishes()). Of a
- *                warp, lanes 0..15 have 64 neighbouring rows of one token, lanes 16..31 of the next token; lanes
- *                without a row or token are not there, so use no shuffle and no barrier without asking who is.
+ *                warp, lanes 0..15 have 64 neighbouring rows of one token, lanes 16..31 of the next token; with wgmma
+ *                (spinfer_uses_wgmma()) 32 lanes have 16 neighbouring rows of eight tokens. Lanes without a row or
+ *                token are not there, so use no shuffle and no barrier without asking who is.
  *   Order        64-bit arithmetic for addresses: token * args->ldy is 64-bit because ldy is
  *   Memory       no __shared__ arrays, neither here nor in a kernel of your own: the dynamic part must start where
  *                shared memory starts. Own memory is own_bytes of a spinfer_kernel (section 8). */
@@ -4094,8 +4262,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0},
         /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20; 0.1 for `help` and 4.4 are by hand, so that the
          * plans of 1024 x 4096 and 3584 x 3584 are the ones that were measured as the best */
-        {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.125,
-         0.064, 0.1, 0.108},
+        {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.066,
+         0.02, 0.03, 0.108},
         {4.4, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
          0.094, 0.155, 0.2}};
     const int                   row = plan->tokens <= 8 ? 0 : plan->tokens <= 16 ? 1 : plan->tokens <= 32 ? 2 : 3;
@@ -4135,10 +4303,14 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     if (late > 0) us += m->refill * late / (plan->x_pieces + 1);
     us += m->piece * cols / plan->x_cols;
     if (share) { /* helpers: they or the others, whoever takes longer */
-        const double all = (double)share * plan->strips * plan->warps_k;
-        const double help_busy =
+        /* Teams of a helper that have something to do: if neighbouring strips go to different ones, not all. */
+        const uint32_t helpers = (uint32_t)(plan->helpers * plan->splits), strips = spinfer_row_groups(W->rows);
+        const int      spread = spinfer_uses_wgmma(plan->team, plan->tokens) && share == (uint32_t)plan->tail;
+        const double   teams = spread ? (double)((strips + helpers - 1) / helpers) : plan->strips * plan->warps_k;
+        const double   all = share * teams, crowd = m->crowd * (spread ? teams * plan->team : warps_sm);
+        const double   help_busy =
             m->slower * m->record * size * all * idle * few + m->x * plan->tail * plan->tokens / 1000.0;
-        const double help_alone = (m->latency + m->crowd * warps_sm) * share / plan->team;
+        const double help_alone = (m->latency + crowd) * share / plan->team;
         const double help = m->launch + (help_busy > help_alone ? help_busy : help_alone) +
                             m->send * (1.0 + (double)share / plan->tail);
         us = m->help + (help > us ? help : us);
@@ -4489,7 +4661,14 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.part_step = args.k_step / (uint32_t)args.plan.warps_k;
     args.part_rest = args.k_step % (uint32_t)args.plan.warps_k;
     args.share = spinfer_helper_share(&args.plan, W->rows);
-    if (args.share) args.by_share = spinfer_divisor_init(args.share);
+    if (args.share) {
+        const spinfer_divisor share = spinfer_divisor_init(args.share);
+        const spinfer_divisor tail = spinfer_divisor_init((uint32_t)args.plan.tail);
+        args.share_factor = share.factor;
+        args.tail_factor = tail.factor;
+        args.share_shift = (uint16_t)share.shift;
+        args.tail_shift = (uint16_t)tail.shift;
+    }
     args.senders = spinfer_senders(&args.plan, W->rows);
     args.mean = spinfer_detail_mean(W);
     args.alpha = alpha;

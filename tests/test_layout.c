@@ -129,21 +129,22 @@ static void test_bands(void)
     CHECK(sizeof seen == SPINFER_ENCODE_WARPS * 32); /* as many BitmapTiles as lanes: none is left over */
 }
 
-/* Twins: each unit of two tokens has one of them, the bytes that it waits for are those that it gets, and no two units
- * share a place. Otherwise a launch would wait forever, or add what is not its own. */
+/* Twins: each unit has one of them, the bytes that it waits for are those that it gets, and no two units share a place.
+ * Otherwise a launch would wait forever, or add what is not its own. */
 static void test_twins(void)
 {
     int all;
     for (all = 32; all <= 64; all += 8) { /* tokens of a kernel */
         uint32_t tokens, rank, i, strip;
-        for (tokens = 1; tokens <= (uint32_t)all; tokens++) {
-            unsigned char seen[32] = {0};
+        for (tokens = 1; tokens <= 2 * (uint32_t)all; tokens++) { /* with wgmma, and without */
+            const int      wide = tokens > (uint32_t)all;
+            const uint32_t units = spinfer_units(wide, wide ? tokens - (uint32_t)all : tokens);
+            unsigned char  seen[32] = {0};
             for (rank = 0; rank < 2; rank++) {
-                for (i = 0; spinfer_twin_token(i, rank) < tokens; i++)
-                    CHECK(spinfer_twin_token(i, rank) % 2 == 0 && !seen[spinfer_twin_token(i, rank) / 2]++);
-                CHECK(spinfer_twin_units(tokens, rank) == i && i <= (uint32_t)all / 4);
+                for (i = 0; spinfer_twin_unit(i, rank) < units; i++) CHECK(!seen[spinfer_twin_unit(i, rank)]++);
+                CHECK(spinfer_twin_units(units, rank) == i && i <= (uint32_t)all / 4);
             }
-            for (i = 0; i < (tokens + 1) / 2; i++) CHECK(seen[i]);
+            for (i = 0; i < units; i++) CHECK(seen[i]);
         }
         for (i = 1; i < 200; i++) { /* an odd number of ranges: the row groups of two of them are taken two for two */
             spinfer_plan p;
@@ -173,7 +174,7 @@ static void test_shared_memory(void)
         const uint32_t max_record = max_records[i % 4], teams = (uint32_t)(i / 4 % 28) + 1, own_bytes = own[i % 7];
         spinfer_plan   p;
         spinfer_smem   s;
-        uint32_t       tokens, stages, pieces, rings, sums_end, stride;
+        uint32_t       tokens, stages, pieces, rings, sums_end, sums;
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
         p.team = p.tokens <= 16 ? 1 : p.tokens == 64 && i % 3 == 0 ? 4 : 2;
@@ -198,17 +199,36 @@ static void test_shared_memory(void)
         CHECK(s.x >= s.tables + teams * (uint32_t)p.team * SPINFER_TABLE && s.x % 1024 == 0);
         CHECK(s.x_piece % 1024 == 0 && s.x_cols * rings == (uint32_t)p.x_cols);
         CHECK(s.x_piece >= s.x_cols * SPINFER_GROUP_COLS * tokens * 2);
-        stride = spinfer_sums_stride(p.team, p.tokens);
-        sums_end = s.rings + (teams - 1) * s.sums + tokens * stride;
-        CHECK(s.sums >= stages * s.stage && s.sums >= tokens * stride && s.sums % 16 == 0);
+        sums = spinfer_sums_bytes(p.team, p.tokens);
+        sums_end = s.rings + (teams - 1) * s.sums + sums;
+        CHECK(s.sums >= stages * s.stage && s.sums >= sums && s.sums % (p.team == 4 ? 128 : 16) == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
-        if (p.splits > 1 && spinfer_may_twin(p.tokens)) { /* of a twin 64 rows of every second two tokens */
+        if (p.splits > 1 && spinfer_may_twin(p.tokens)) { /* of a twin every second unit */
             CHECK(s.mail >= sums_end && s.mail % 16 == 0);
             CHECK(s.total >= s.mail + (uint32_t)p.strips * (tokens / 4) * 2 * SPINFER_GROUP_ROWS * sizeof(float));
         }
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
-    CHECK(spinfer_sums_stride(4, 64) % 16 == 0 && spinfer_sums_stride(4, 64) >= SPINFER_GROUP_ROWS * sizeof(float));
+}
+
+/* The sums of a team: units follow each other, and every float of a unit has a place for itself. */
+static void test_units(void)
+{
+    int wide, lane;
+    for (wide = 0; wide < 2; wide++) {
+        const uint32_t bytes = spinfer_unit_bytes(wide), all = spinfer_units(wide, 64);
+        char           seen[2 * SPINFER_SUMS_STRIDE / 16] = {0};
+        uint32_t       tokens;
+        CHECK(spinfer_sums_bytes(wide ? 4 : 2, 64) == all * bytes);
+        CHECK(all * 512 >= 64 * SPINFER_GROUP_ROWS * sizeof(float));
+        for (tokens = 1; tokens <= 64; tokens++) /* 128 sums each */
+            CHECK(spinfer_units(wide, tokens) * 128 >= tokens * SPINFER_GROUP_ROWS &&
+                  spinfer_units(wide, tokens) * 128 < (tokens + (wide ? 8 : 2)) * SPINFER_GROUP_ROWS);
+        for (lane = 0; lane < 32; lane++) {
+            const uint32_t place = spinfer_unit_place(wide, (uint32_t)lane);
+            CHECK(place % 16 == 0 && place + 16 <= bytes && !seen[place / 16]++);
+        }
+    }
 }
 
 /* Parts of K follow each other without a gap, end at the end, and differ by one unit. */
@@ -242,22 +262,20 @@ static void test_divisors(void)
     }
 }
 
-/* A warp stores register r of its sums for eight tokens: 32 lanes, 32 banks, with and without wgmma. */
+/* A warp stores register r of its sums for eight tokens: 32 lanes, 32 banks. (With wgmma 16 bytes a lane, in order.) */
 static void test_sums_banks(void)
 {
-    int team, reg, lane;
-    for (team = 2; team <= 4; team += 2)
-        for (reg = 0; reg < 4; reg++) {
-            uint32_t banks = 0;
-            for (lane = 0; lane < 32; lane++) {
-                const uint32_t n = (uint32_t)spinfer_frag_c_token(lane, reg);
-                const uint32_t token = spinfer_uses_wgmma(team, 64) ? n : spinfer_x_token(n);
-                const uint32_t at = token * spinfer_sums_stride(team, 64) + 4 * (uint32_t)spinfer_frag_c_row(lane, reg);
-                CHECK(!(banks & 1u << at / 4 % 32));
-                banks |= 1u << at / 4 % 32;
-            }
-            CHECK(banks == 0xffffffffu);
+    int reg, lane;
+    for (reg = 0; reg < 4; reg++) {
+        uint32_t banks = 0;
+        for (lane = 0; lane < 32; lane++) {
+            const uint32_t token = spinfer_x_token((uint32_t)spinfer_frag_c_token(lane, reg));
+            const uint32_t at = token * SPINFER_SUMS_STRIDE + 4 * (uint32_t)spinfer_frag_c_row(lane, reg);
+            CHECK(!(banks & 1u << at / 4 % 32));
+            banks |= 1u << at / 4 % 32;
         }
+        CHECK(banks == 0xffffffffu);
+    }
 }
 
 /* The table of a warp: every lane finds the words that it needs, and neither half of a warp hits a bank twice. */
@@ -645,6 +663,7 @@ int main(int argc, char **argv)
     test_table();
     test_x_banks();
     test_sums_banks();
+    test_units();
     test_bands();
     test_shared_memory();
     test_twins();
