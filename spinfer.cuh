@@ -2789,8 +2789,8 @@ SPINFER_DEVICE spinfer_sums spinfer_add_teams(const int wide, uint32_t at, uint3
 
 /* spinfer_sums_turn() : a unit as fragments have it, with wgmma, to four neighbouring rows of a token for each lane:
  * four lanes have a row each of four sums, and get a sum each of four rows. Through shared memory it would be 0.05 us
- * faster for 3584 x 3584, but 0.3 us slower where three messages are waited for (1024 x 4096, H200). Scope: warp, whose lanes may have come apart before: without
- * a barrier each shuffle gets a slow way for that, and takes 0.1 us. */
+ * faster for 3584 x 3584, but 0.3 us slower where three messages are waited for (1024 x 4096, H200). Scope: warp, whose
+ * lanes may have come apart: without the barrier each shuffle has a slow way for that, 0.5 us for all (H200). */
 SPINFER_DEVICE void spinfer_sums_turn(spinfer_sums *v, uint32_t lane)
 {
     __syncwarp();
