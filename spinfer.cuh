@@ -3206,6 +3206,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
             if (wide) to = spinfer_helper_messages(team_warps, n_frags, args, ring.col);
         }
     }
+    if (wide) spinfer_wgmma_wait(0); /* nothing is under way here, but the compiler does not know */
     return 1;
 }
 
