@@ -209,6 +209,7 @@ static void test_shared_memory(void)
         }
     }
     CHECK(SPINFER_SUMS_STRIDE % 16 == 0 && SPINFER_SUMS_STRIDE >= SPINFER_GROUP_ROWS * sizeof(float));
+    CHECK(offsetof(spinfer_spmm_args, x_map) % 64 == 0 && sizeof(spinfer_spmm_args) % 64 == 0); /* the copy engine */
 }
 
 /* The sums of a team: units follow each other, and every float of a unit has a place for itself. */
