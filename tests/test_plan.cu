@@ -50,7 +50,8 @@ static size_t most_helpers(const spinfer_plan *p, size_t strips)
 {
     const size_t teams = (size_t)p->helpers * (size_t)p->splits * (size_t)p->strips * (size_t)p->warps_k;
     const size_t tail = (size_t)p->tail, stages = strips * tail / (size_t)p->team;
-    const size_t share = (stages + teams - 1) / teams * (size_t)p->team;
+    const size_t even = (stages + teams - 1) / teams * (size_t)p->team;
+    const size_t share = spinfer_uses_wgmma(p->team, p->tokens) && even < tail ? tail : even; /* or a whole tail */
     size_t       strip, most = 0;
     for (strip = 0; strip < strips && strip < 2000; strip++) {
         const size_t first = strip * tail / share, last = ((strip + 1) * tail - 1) / share;
