@@ -215,7 +215,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 98 % of 1120 rows, 92 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 99 % of 1120 rows, 95 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
