@@ -1823,8 +1823,16 @@ typedef struct spinfer_located {
 } spinfer_located;
 
 /* spinfer_shifts() : are words shifted, so that the bits of all lanes' quads are the same constants? One instruction
- * more for a quad and three registers less, without which the code for sm_80 would spill from 32 tokens on. */
-SPINFER_HD int spinfer_shifts(int tokens) { return tokens >= 32 && !SPINFER_HAS_BULK_COPY; }
+ * more for a quad and three registers less, without which the code for sm_80 would spill from 32 tokens on, and that
+ * for sm_100 with 32. */
+SPINFER_HD int spinfer_shifts(int tokens)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+    return tokens == 32;
+#else
+    return tokens >= 32 && !SPINFER_HAS_BULK_COPY;
+#endif
+}
 
 /* spinfer_locate() : words and places of a TCTile from its entry of the table. */
 SPINFER_DEVICE void spinfer_locate(const int shifts, const uint32_t *entry, const spinfer_lane *l,
