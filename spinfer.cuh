@@ -1237,7 +1237,7 @@ SPINFER_HD int spinfer_uses_wgmma(int team, int tokens) { return team == 4 && to
 /* Sums travel in units of 512 bytes, 16 for each lane: through the shared memory of a block, from twin to twin and
  * through the workspace. A unit is 64 rows of two tokens, four rows for a lane. With wgmma it is 16 rows of eight
  * tokens, as fragments have them, and only complete sums are rearranged (spinfer_sums_turn()): so a helper sends the
- * sums of a strip in 0.2 us instead of 1.1 (H200). Without wgmma that gains 0 to 1 %, and costs as much with one token.
+ * sums of a strip in 0.2 us instead of 1.1 (H200). Without wgmma that gains 0 to 1 %, and costs 1 to 4 with one token.
  *
  * spinfer_unit_bytes() : from the first of the sums of a team to those of a unit.
  * spinfer_unit_place() : from there to those of a lane.
@@ -3179,7 +3179,7 @@ SPINFER_DEVICE int spinfer_help(const spinfer_dtype dtype, const int team_warps,
     if (idle) return 1;
     if (wide && !args->x_tensor) spinfer_bulk_fence();
     spinfer_sums_clear(team_warps, n_frags, sums);
-    if (!wide) { /* here, or code for 32 tokens would spill, as it would without the division */
+    if (!wide) { /* here, and by a division: otherwise code for 64 tokens would spill */
         left = tail - ring.col % tail;
         l = spinfer_lane_init(team_warps, table, block->member, lane);
         spinfer_scan_stage(team_warps, spinfer_ring_wait(team_warps, &ring, lane), &l);
@@ -4269,8 +4269,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0},
         {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0,
          0},
-        /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20; 0.1 for `help` and 4.4 are by hand, so that the
-         * plans of 1024 x 4096 and 3584 x 3584 are the ones that were measured as the best */
+        /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20. Helpers of the former (1.066, 0.02, 0.03): near a
+         * fit to 380 timed plans of ten layers. 4.4 is by hand, so that 1024 x 4096 gets the best plan that was timed */
         {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.066,
          0.02, 0.03, 0.108},
         {4.4, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
@@ -4511,7 +4511,7 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 /* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
  * less fit the times since then, and from 32 tokens on 2 to 4.5 % less, because loads became cheaper. Where records are
  * large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and
- * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 % off on average, 15 % at most. Code for sm_80 has
+ * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 % off on average, 13 % at most. Code for sm_80 has
  * fewer warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
