@@ -1602,20 +1602,21 @@ SPINFER_DEVICE uint32_t spinfer_divide_by_tail(const spinfer_spmm_args *args, ui
     return spinfer_divide(records, by);
 }
 
-/* spinfer_helper_team() : number of a team, `team` of its block, over all helpers: neighbouring ones are in the same
- * block, or, where each has a strip for itself, in different ones. spinfer_helper_first() : its first record, when the
- * tails of all strips are counted one behind the other. Scope: warp. */
-SPINFER_DEVICE uint32_t spinfer_helper_team(const spinfer_spmm_args *args, uint32_t helper, uint32_t team)
+/* spinfer_helper_team() : number of a helper's team, over all helpers: neighbouring ones are in the same block, or,
+ * where each has a strip for itself, in different ones. spinfer_helper_first() : its first record, when the tails of
+ * all strips are counted one behind the other. Scope: warp. */
+SPINFER_DEVICE uint32_t spinfer_helper_team(const spinfer_spmm_args *args, const spinfer_block *block)
 {
     const spinfer_plan *plan = &args->plan;
+    const uint32_t      helper = (block->split + 1) * (uint32_t)plan->helpers + block->row_group;
+    const uint32_t      team = block->strip * (uint32_t)plan->warps_k + block->part; /* of its block */
     const int           spread = args->share == (uint32_t)plan->tail;
     return helper * (spread ? 1 : (uint32_t)(plan->strips * plan->warps_k)) +
            team * (spread ? (uint32_t)(plan->helpers * plan->splits) : 1);
 }
 SPINFER_DEVICE uint32_t spinfer_helper_first(const spinfer_spmm_args *args, const spinfer_block *block)
 {
-    const uint32_t helper = (block->split + 1) * (uint32_t)args->plan.helpers + block->row_group;
-    return spinfer_helper_team(args, helper, block->strip * (uint32_t)args->plan.warps_k + block->part) * args->share;
+    return spinfer_helper_team(args, block) * args->share;
 }
 
 /* spinfer_messages() : where a sender puts the sums of a strip. Senders: the ranges of K but the last, then the teams
@@ -2579,9 +2580,8 @@ SPINFER_DEVICE const unsigned char *spinfer_helper_messages(const int team, cons
                                                             const spinfer_spmm_args *args, uint32_t record)
 {
     const spinfer_block block = spinfer_block_anew(team, args);
-    const uint32_t      helper = (block.split + 1) * (uint32_t)args->plan.helpers + block.row_group;
-    const uint32_t number = spinfer_helper_team(args, helper, block.strip * (uint32_t)args->plan.warps_k + block.part);
-    const uint32_t tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
+    const uint32_t      number = spinfer_helper_team(args, &block);
+    const uint32_t      tail = spinfer_pin((uint32_t)args->plan.tail, 0), share = spinfer_pin(args->share, 0);
     /* Other divisions than below make code for 32 tokens spill. */
     const int      wide = spinfer_uses_wgmma(team, 8 * n_frags);
     const uint32_t strip = wide ? spinfer_divide_by_tail(args, record) : record / tail;
@@ -4269,8 +4269,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          0},
         {4.70, 1.150, 0.028, 0.1170, 0.047, 0.433, 0.972, 0.123, 0.166, 0.000, 0.125, 0.380, 11, 0.443, 0.055, 0, 0, 0,
          0},
-        /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20. Helpers of the former (1.066, 0.02, 0.03): near a
-         * fit to 380 timed plans of ten layers. 4.4 is by hand, so that 1024 x 4096 gets the best plan that was timed */
+        /* 64 with wgmma, in up to 16 warps and, an earlier fit, in 20. Helpers of the former (1.066, 0.02, 0.03): near
+         * a fit to 380 timed plans of ten layers. 4.4 is by hand, so that 1024 x 4096 gets the best plan timed */
         {4.73, 0.489, 0.0417, 0.1003, 0.0515, 0.999, 0.0, 0.094, 0.116, 0.005, 0.147, 0.205, 8.26, 6.55, 0.025, 1.066,
          0.02, 0.03, 0.108},
         {4.4, 0.828, 0.040, 0.1015, 0.065, 0.622, 0.0, 0.145, 0.135, 0.005, 0.171, 0.236, 13, 0.422, 0.027, 1.142,
