@@ -263,6 +263,7 @@ int main(int argc, char **argv)
         memcpy(shapes, defaults, sizeof defaults);
     }
     b = open_bench(repeats, 0);
+    b.warm_up = WAKE_UP;
     if (csv) write_heading(csv, &b);
     printf("read bandwidth %.0f GB/s; time, GB/s of dense weights, share of that bandwidth for all bytes moved\n",
            b.bandwidth);

@@ -57,7 +57,8 @@ static void launch(const void *context, int copy, cudaStream_t stream)
     const spinfer_matrix *W = &j->matrices[copy];
     const spinfer_fused   fused = {j->bias, j->R, W->rows};
     const size_t          pairs = W->rows / 2;
-    CHECK_SPINFER(spinfer_kernel_launch(columns[j->column].kernels, SPINFER_KERNELS, &fused, sizeof fused, &j->plan, 1.0f, W, j->X,
+    CHECK_SPINFER(spinfer_kernel_launch(columns[j->column].kernels, SPINFER_KERNELS, &fused, sizeof fused, &j->plan,
+                                        1.0f, W, j->X,
                                         W->cols, columns[j->column].beta, j->Y, W->rows, (size_t)j->n, j->workspace,
                                         j->workspace_bytes, stream));
     if (columns[j->column].separate)
@@ -118,7 +119,8 @@ static void run_shape(const bench *b, size_t M, size_t K)
     for (t = 0; t < sizeof token_counts / sizeof *token_counts; t++) {
         j.n = token_counts[t];
         CHECK_SPINFER(spinfer_kernel_plan(scale, SPINFER_KERNELS, &host, (size_t)j.n, &device, &j.plan));
-        CHECK_SPINFER(spinfer_kernel_workspace_bytes(scale, SPINFER_KERNELS, &j.plan, &host, (size_t)j.n, &j.workspace_bytes));
+        CHECK_SPINFER(spinfer_kernel_workspace_bytes(scale, SPINFER_KERNELS, &j.plan, &host, (size_t)j.n,
+                                                     &j.workspace_bytes));
         CHECK_CUDA(cudaMalloc(&j.workspace, j.workspace_bytes + 16));
         CHECK_CUDA(cudaMemset(j.workspace, 0, j.workspace_bytes + 16));
         CHECK_CUDA(cudaMemset(j.Y, 0, 2 * MOST_TOKENS * M));
@@ -156,6 +158,7 @@ int main(int argc, char **argv)
         return SKIPPED;
     }
     b = open_bench(5, 0);
+    b.warm_up = WAKE_UP;
     printf("microseconds            ");
     for (i = 0; i < COLUMNS; i++) printf(" %9s", columns[i].name);
     printf(" %9s\n", "spread");

@@ -18,7 +18,7 @@ typedef struct options {
     spinfer_dtype dtype;
     int           wanda, hot, sweep, predict, repeats;
     cusparse_rows cusparse;
-    double        budget;                  /* seconds; 0: no limit                                           */
+    double        budget, warm_up;         /* seconds; 0: no limit, one replay                               */
     double        bandwidth;               /* GB/s; 0: measured, or with --predict what the library says     */
     int           sms, clock_mhz, compute; /* of --predict; 0: this GPU                                      */
 } options;
@@ -40,6 +40,8 @@ static const char *const help =
     "how\n"
     "  --hot             one copy of the weights, which may stay in L2, instead of copies beyond 3x L2\n"
     "  --repeats COUNT   replays of each graph, the median counts      (7)\n"
+    "  --warm-up SECONDS replays before each timing: with 0.5 a chip has come to the clock that it can hold\n"
+    "                                                                  (0.01 for the first of a row, then one replay)\n"
     "  --plan FIELDS     change the plan, e.g. strips=2,warps_k=8\n"
     "  --sweep           search for better plans than the chosen one\n"
     "  --budget SECONDS  stop after the row during which this time has passed\n"
@@ -223,6 +225,7 @@ static inline options parse_options(int argc, char **argv)
         else if (strcmp(name, "--cusparse") == 0) o.cusparse = (cusparse_rows)keyword(value, which);
         else if (strcmp(name, "--repeats") == 0) o.repeats = parse_int(value, 1, 1000);
         else if (strcmp(name, "--budget") == 0) o.budget = parse_double(value);
+        else if (strcmp(name, "--warm-up") == 0) o.warm_up = parse_double(value);
         else if (strcmp(name, "--bandwidth") == 0) o.bandwidth = parse_double(value);
         else if (strcmp(name, "--sms") == 0) o.sms = parse_int(value, 1, 10000);
         else if (strcmp(name, "--clock") == 0) o.clock_mhz = parse_int(value, 1, 10000);

@@ -124,55 +124,69 @@ static inline void prune_by_magnitude(uint16_t *dense, size_t rows, size_t cols,
     }
 }
 
+/* Sets the `remove` weights of a row with the smallest score |weight| * heavy[col] to +0. scratch: [2 * cols]. */
+static inline void prune_row_by_score(uint16_t *line, size_t cols, size_t remove, spinfer_dtype dtype, uint64_t seed,
+                             const double *heavy, double *scratch)
+{
+    double *score = scratch, *sorted = scratch + cols;
+    size_t  col, low = 0, high = cols, gone = 0;
+    double  threshold;
+    for (col = 0; col < cols; col++)
+        score[col] = sorted[col] = fabs((double)spinfer_to_float(line[col], dtype)) * heavy[col];
+    while (low + 1 < high) { /* quickselect: afterwards sorted[0 .. remove - 1] are the smallest */
+        const double pivot = sorted[low + (size_t)(random_bits(seed, low + high) % (high - low))];
+        size_t       below = low, equal = low, above = high;
+        while (equal < above) {
+            const double s = sorted[equal];
+            if (s < pivot) {
+                sorted[equal++] = sorted[below];
+                sorted[below++] = s;
+            } else if (s > pivot) {
+                sorted[equal] = sorted[--above];
+                sorted[above] = s;
+            } else {
+                equal++;
+            }
+        }
+        if (remove < below) {
+            high = below;
+        } else if (remove >= above) {
+            low = above;
+        } else {
+            break;
+        }
+    }
+    threshold = remove < cols ? sorted[remove] : INFINITY;
+    for (col = 0; col < cols && gone < remove; col++)
+        if (score[col] < threshold) line[col] = 0, gone++;
+    for (col = 0; col < cols && gone < remove; col++) /* ties: from the left */
+        if (line[col] && score[col] == threshold) line[col] = 0, gone++;
+}
+
 /* Prunes as Wanda does: in every row exactly round(zeros * cols) weights go, those with the smallest |weight| * norm of
  * their input column. A few columns are outliers whose input is far larger, and they stay nearly whole ("heavy"). */
 static inline void prune_wanda_like(uint16_t *dense, size_t rows, size_t cols, double zeros, spinfer_dtype dtype,
                                     uint64_t seed)
 {
     const size_t remove = (size_t)floor(zeros * (double)cols + 0.5);
-    long long    row;
+    double      *heavy = (double *)allocate(cols * sizeof *heavy);
+    size_t       col;
+    for (col = 0; col < cols; col++)
+        heavy[col] = random_unit(seed ^ 0x5eed, col) < 0.01 ? 20.0 : exp(0.35 * random_normal(seed, col));
 #ifdef _OPENMP
-#pragma omp parallel for
+#pragma omp parallel
 #endif
-    for (row = 0; row < (long long)rows; row++) {
-        uint16_t *line = dense + (size_t)row * cols;
-        double   *score = (double *)allocate(2 * cols * sizeof *score), *sorted = score + cols;
-        size_t    col, low = 0, high = cols, gone = 0;
-        double    threshold;
-        for (col = 0; col < cols; col++) {
-            const double heavy = random_unit(seed ^ 0x5eed, col) < 0.01 ? 20.0 : exp(0.35 * random_normal(seed, col));
-            score[col] = sorted[col] = fabs((double)spinfer_to_float(line[col], dtype)) * heavy;
-        }
-        while (low + 1 < high) { /* quickselect: afterwards sorted[0 .. remove - 1] are the smallest */
-            const double pivot = sorted[low + (size_t)(random_bits(seed, low + high) % (high - low))];
-            size_t       below = low, equal = low, above = high;
-            while (equal < above) {
-                const double s = sorted[equal];
-                if (s < pivot) {
-                    sorted[equal++] = sorted[below];
-                    sorted[below++] = s;
-                } else if (s > pivot) {
-                    sorted[equal] = sorted[--above];
-                    sorted[above] = s;
-                } else {
-                    equal++;
-                }
-            }
-            if (remove < below) {
-                high = below;
-            } else if (remove >= above) {
-                low = above;
-            } else {
-                break;
-            }
-        }
-        threshold = remove < cols ? sorted[remove] : INFINITY;
-        for (col = 0; col < cols && gone < remove; col++)
-            if (score[col] < threshold) line[col] = 0, gone++;
-        for (col = 0; col < cols && gone < remove; col++) /* ties: from the left */
-            if (line[col] && score[col] == threshold) line[col] = 0, gone++;
-        free(score);
+    {
+        double   *scratch = (double *)allocate(2 * cols * sizeof *scratch); /* one for a thread: rows are many */
+        long long row;
+#ifdef _OPENMP
+#pragma omp for
+#endif
+        for (row = 0; row < (long long)rows; row++)
+            prune_row_by_score(dense + (size_t)row * cols, cols, remove, dtype, seed, heavy, scratch);
+        free(scratch);
     }
+    free(heavy);
 }
 
 /* Encodes into fresh host memory or exits. Free with free_matrix(). */
