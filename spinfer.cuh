@@ -215,7 +215,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 99 % of 1120 rows, 95 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 99 % of 1120 rows, 94 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -4175,6 +4175,16 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
     return SPINFER_OK;
 }
 
+/* Shared memory to ask for with a dependent launch of so many blocks that need `bytes`: so much that an SM has no room
+ * for more of them than it gets. Otherwise those of the next launch, which begin while these still run, crowd some SMs:
+ * with blocks of 8 warps, three of which fit, 5120 x 5120 took 14.2 us where plain launches took 11.4 (H200). */
+static inline uint32_t spinfer_detail_dependent_smem(uint32_t bytes, uint64_t blocks, const spinfer_device *device)
+{
+    const uint64_t sms = (uint64_t)device->sm_count;
+    const uint32_t least = 192 + spinfer_detail_smem_limit(device, blocks <= sms ? 2 : 3);
+    return blocks <= 2 * sms && bytes < least ? least : bytes;
+}
+
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
  * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
  * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit, and two of 24
@@ -4257,8 +4267,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const spinfer_detail_model models[10] = {
         /* 8, 16, 32 and 64 tokens. Of 8 the first three numbers and the last one, of 16 also three others: fitted to
-         * 300 to 350 timed plans, most of four small layers. Before that 5120 x 5120 had 14 warps, 8 are 5 % faster */
-        {3.27,  0.534, 0.019, 0.0724, 0.439, 0.332, 0.454, 0.018, 0.021, 0.036,
+         * 300 to 350 timed plans, most of four small layers. Before that 5120 x 5120 had 14 warps, 8 are 5 % faster.
+         * 0.055 is by hand: 7168 x 7168 with one token and 40 % zeros takes 8 % more where all SMs read the same X */
+        {3.27,  0.534, 0.019, 0.0724, 0.439, 0.332, 0.454, 0.055, 0.021, 0.036,
          0.045, 0.021, 20,    0.261,  0.0,   0,     0,     0,     0,     0.040},
         {2.87,  0.635, 0.019, 0.0746, 0.420, 0.119, 0.633, 0.237, 0.076, 0.014,
          0.051, 0.347, 20,    0.211,  0.06,  0,     0,     0,     0,     0.035},
@@ -4553,10 +4564,10 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
     return (data < most ? data : most) + 4.0 * groups + 2.0 * (double)n * ((double)W->rows + (double)W->cols);
 }
 
-/* The model that ranks plans follows the decode, and but for wgmma was fitted before spinfer_ask_early(): 0.2 or 0.6 us
- * less fit the times since then, and from 32 tokens on 2 to 4.5 % less, because loads became cheaper. Where records are
- * large, memory decides: then a launch takes 4.7 us and its bytes at 88 % of what can be read. cuBLAS takes 4.8 us and
- * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.6 % off on average, 13 % at most. Code for sm_80 has
+/* The model that ranks plans follows the decode, and but for wgmma most of it was fitted before spinfer_ask_early() and
+ * spinfer_detail_widen(): some per cent or tenths of a microsecond less fit the times since then. Where records are
+ * large, memory decides: then a launch takes 4.4 us and its bytes at 90 % of what can be read. cuBLAS takes 4.8 us and
+ * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.2 % off on average, 18 % at most. Code for sm_80 has
  * fewer warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,
@@ -4588,11 +4599,13 @@ SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels
     if (device->compute >= 90 && spinfer_uses_wgmma(plan->team, plan->tokens))
         decode_us *= 0.955;
     else if (device->compute >= 90)
-        decode_us = plan->tokens <= 16 ? decode_us - 0.2 : 0.98 * decode_us - 0.6;
-    read_us = 4.7 + spinfer_detail_spmm_bytes(W, n) / (0.88 * bytes_per_us);
+        decode_us = plan->tokens <= 8    ? 0.94 * decode_us + 0.2
+                    : plan->tokens <= 16 ? decode_us - 0.2
+                                         : 0.98 * decode_us - 0.6;
+    read_us = 4.4 + spinfer_detail_spmm_bytes(W, n) / (0.9 * bytes_per_us);
     dense_bytes = 2.0 * ((double)W->rows * W->cols + (double)n * ((double)W->rows + (double)W->cols));
     estimate->spmm_us = decode_us > read_us ? decode_us : read_us;
-    if (device->compute < 90) estimate->spmm_us *= plan->tokens <= 8 ? 1.18 : plan->tokens <= 16 ? 1.28 : 1.32;
+    if (device->compute < 90) estimate->spmm_us *= plan->tokens <= 8 ? 1.14 : plan->tokens <= 16 ? 1.24 : 1.3;
     estimate->dense_us = 4.8 + dense_bytes / (0.95 * bytes_per_us);
     if (n > 32) { /* other kernels: 3584 x 3584 takes 9.0 us with 64 tokens and 10.7 with 32 (H200) */
         const double small = 6.7 + 0.3 * dense_bytes / bytes_per_us;
@@ -4737,6 +4750,8 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     config.stream = stream;
     config.attrs = launch;
     if (args.plan.dependent) {
+        const uint64_t blocks = (uint64_t)config.gridDim.x * config.gridDim.y * config.gridDim.z;
+        config.dynamicSmemBytes = spinfer_detail_dependent_smem(args.layout.total, blocks, &device);
         launch[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         launch[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
         config.numAttrs++;

@@ -101,6 +101,7 @@ static void check_plan(const spinfer_matrix *W, size_t n, const spinfer_device *
     CHECK(device->compute >= 90 || !p.dependent);
     CHECK(p.helpers >= 0 && !p.helpers == !p.tail && (p.helpers == 0 || p.tokens >= 32));
     CHECK(p.tail % p.team == 0 && p.tail <= p.x_cols * p.x_pieces); /* X of the tail is brought once */
+    CHECK(!p.tail || p.team > 1 || (spinfer_col_groups(W->cols) - (uint32_t)p.tail) % 2 == 0); /* and in whole lines */
     CHECK((uint64_t)p.tail + p.splits <= spinfer_col_groups(W->cols));
     if (p.helpers) { /* they take SMs that would be idle, not turns */
         const size_t blocks = spinfer_plan_row_groups(&p, W->rows) + (size_t)p.helpers;
@@ -248,6 +249,27 @@ static void test_wgmma(void)
      * K are four pairs of twins. 7.5 instead of 8.3 us (H200). */
     CHECK_SPINFER(spinfer_spmm_plan(&few, 64, &gpus[H200_WGMMA].device, &plan));
     CHECK(plan.tokens == 64 && plan.team == 4 && plan.splits % 2 == 0);
+}
+
+/* Shared memory of dependent launches: one block for an SM, or two, and not one more. */
+static void test_dependent_smem(const spinfer_device *device)
+{
+    const uint64_t sms = (uint64_t)device->sm_count, blocks[] = {1, sms, sms + 1, 2 * sms, 2 * sms + 1, 100 * sms};
+    const uint32_t most = (uint32_t)device->smem_per_block, reserved = 1024; /* of each block, and of the SM */
+    uint32_t       bytes;
+    size_t         i;
+    for (i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        for (bytes = 1000; bytes <= most; bytes += 1000) {
+            const uint32_t asked = spinfer_detail_dependent_smem(bytes, blocks[i], device),
+                           fit = blocks[i] <= sms ? 1 : 2;
+            CHECK(asked >= bytes && asked <= most);
+            if (blocks[i] > 2 * sms) {
+                CHECK(asked == bytes);
+                continue;
+            }
+            CHECK((fit + 1) * (asked + reserved) > most + reserved);
+            CHECK(asked == bytes || fit * (asked + reserved) <= most + reserved);
+        }
 }
 
 /* Helpers where SMs would be idle: with 32 and 64 tokens, on a matrix whose rows do not divide by them. */
@@ -630,6 +652,8 @@ int main(int argc, char **argv)
     test_own_memory();
     test_fewer_tokens();
     test_wgmma();
+    for (i = 0; i < sizeof gpus / sizeof *gpus; i++)
+        if (gpus[i].device.compute >= 90) test_dependent_smem(&gpus[i].device);
     test_helpers();
     test_helpers_of_four();
     test_mean();
