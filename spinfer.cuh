@@ -4479,8 +4479,8 @@ static inline void spinfer_detail_search(const spinfer_kernel *kernel, int above
 
 /* What a plan for 8 tokens does with its shared memory, once warps and ranges of K are chosen: few large pieces of X,
  * because all warps meet at the end of each, and three or four stages of small records. It takes 0.6 % less time with
- * 30 % zeros, 1 % with 50 and 2 % with 60 and 70, up to 5 % (27 layers, H200); with 16 tokens it would take more.
- * Blocks that can share an SM still can, and large records do not wait for an X in one piece. */
+ * 30 to 50 % zeros and 2 % with 60 and 70, up to 5 % (25 layers, H200); with 16 tokens it would take more. Blocks that
+ * can share an SM still can, and large records do not wait for an X in one piece. */
 static inline void spinfer_detail_widen(spinfer_plan *plan, const spinfer_matrix *W, const spinfer_kernel *kernel,
                                         const spinfer_device *device)
 {
