@@ -4176,8 +4176,9 @@ static inline spinfer_status spinfer_detail_check_device(const spinfer_plan *pla
 }
 
 /* Shared memory to ask for with a dependent launch of so many blocks that need `bytes`: so much that an SM has no room
- * for more of them than it gets. Otherwise those of the next launch, which begin while these still run, crowd some SMs:
- * with blocks of 8 warps, three of which fit, 5120 x 5120 took 14.2 us where plain launches took 11.4 (H200). */
+ * for more of them than it gets. Without that, with blocks of 8 warps, three of which fit, 5120 x 5120 took 14.2 us and
+ * plain launches 11.4 (H200), probably because those of the next launch, which begin while these still run, crowd some
+ * SMs. With it, not timed yet. */
 static inline uint32_t spinfer_detail_dependent_smem(uint32_t bytes, uint64_t blocks, const spinfer_device *device)
 {
     const uint64_t sms = (uint64_t)device->sm_count;
@@ -4188,7 +4189,7 @@ static inline uint32_t spinfer_detail_dependent_smem(uint32_t bytes, uint64_t bl
 /* Fills stages, x_cols and x_pieces of a plan so that it fits into `limit` bytes of shared memory, of which the kernel
  * has own_bytes; 0 if it cannot. Of two and three stages, two were the best or close to it (H200): what is left belongs
  * to X. Pieces of about 32 columns are up to 5 % better than pieces of 16, even if only two of them fit, and two of 24
- * 1 % better than three of 16. */
+ * 1 % better than three of 16. For 8 tokens spinfer_detail_widen() has the last word. */
 static inline int spinfer_detail_fit(spinfer_plan *plan, const spinfer_matrix *W, uint32_t own_bytes, uint32_t limit)
 {
     const int    cols = (int)spinfer_plan_cols(plan, W->cols);
@@ -4267,8 +4268,9 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
 {
     static const spinfer_detail_model models[10] = {
         /* 8, 16, 32 and 64 tokens. Of 8 the first three numbers and the last one, of 16 also three others: fitted to
-         * 300 to 350 timed plans, most of four small layers. Before that 5120 x 5120 had 14 warps, 8 are 5 % faster.
-         * 0.055 is by hand: 7168 x 7168 with one token and 40 % zeros takes 8 % more where all SMs read the same X */
+         * 170 and 350 timed plans, most of four small layers. Before that 5120 x 5120 had 14 warps, 8 are 5 % faster.
+         * 0.055 is by hand: 7168 x 7168 with one token and 40 % zeros took 7 to 9 % more with K in one range than in
+         * eight, probably because all SMs then read the same X */
         {3.27,  0.534, 0.019, 0.0724, 0.439, 0.332, 0.454, 0.055, 0.021, 0.036,
          0.045, 0.021, 20,    0.261,  0.0,   0,     0,     0,     0,     0.040},
         {2.87,  0.635, 0.019, 0.0746, 0.420, 0.119, 0.633, 0.237, 0.076, 0.014,
@@ -4426,7 +4428,7 @@ static inline void spinfer_detail_try_helpers(const spinfer_kernel *kernel, cons
     for (i = -3; i <= 3; i++) {
         double us;
         p.tail = (even / p.team + i) * p.team;
-        /* From even columns on, boxes of X are whole lines: 1 to 6 % of four layers with 32 tokens (H200). */
+        /* From even columns on, boxes of X are whole lines: 3 % of 7168 x 7168 with 32 tokens (H200). */
         if (p.team == 1 && (cols - p.tail) % 2) continue;
         if (p.tail < p.team || p.tail > most || p.tail + p.splits > cols ||
             !spinfer_detail_fit(&p, W, kernel->own_bytes, spinfer_detail_smem_limit(device, 1)) ||

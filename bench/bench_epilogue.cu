@@ -58,9 +58,8 @@ static void launch(const void *context, int copy, cudaStream_t stream)
     const spinfer_fused   fused = {j->bias, j->R, W->rows};
     const size_t          pairs = W->rows / 2;
     CHECK_SPINFER(spinfer_kernel_launch(columns[j->column].kernels, SPINFER_KERNELS, &fused, sizeof fused, &j->plan,
-                                        1.0f, W, j->X,
-                                        W->cols, columns[j->column].beta, j->Y, W->rows, (size_t)j->n, j->workspace,
-                                        j->workspace_bytes, stream));
+                                        1.0f, W, j->X, W->cols, columns[j->column].beta, j->Y, W->rows, (size_t)j->n,
+                                        j->workspace, j->workspace_bytes, stream));
     if (columns[j->column].separate)
         separate_gelu<<<dim3((unsigned)((pairs + 255) / 256), (unsigned)j->n), 256, 0, stream>>>(
             (uint32_t *)j->Y, (const uint32_t *)j->bias, (uint32_t)pairs);

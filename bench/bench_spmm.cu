@@ -142,6 +142,7 @@ static int sweep_plans(const bench *b, product *p, int sm_count, result *r)
     int                wrong = 0, i;
     timing             t, chosen;
     quick.repeats = b->repeats < 3 ? b->repeats : 3;
+    quick.warm_up = 0;
     r->best_plan = p->plan;
     while (memcmp(&last, &r->best_plan, sizeof last) != 0) {
         const int blocks = (int)spinfer_plan_row_groups(&r->best_plan, (uint32_t)p->weights->M);
