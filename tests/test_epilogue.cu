@@ -387,7 +387,7 @@ static void test_errors(const spinfer_device *device)
     bf16.dtype = SPINFER_BF16;
     other.tokens = 16;
     job_create(&j, 1);
-    plan.splits = 1;
+    set_splits(&plan, 1);
 #define LAUNCH(kernels, count, data, data_bytes, plan, W)                                                              \
     spinfer_kernel_launch(kernels, count, data, data_bytes, plan, 1.0f, W, buffer_payload(&j.X), j.ldx, 0.0f,          \
                           buffer_payload(&j.Y), j.ldy, 4, NULL, 0, NULL)
