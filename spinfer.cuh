@@ -183,8 +183,8 @@ typedef struct spinfer_estimate {
     double dense_us; /* microseconds, by a good library for dense matrices (cuBLAS), W stored in 16 bits each  */
 } spinfer_estimate;
 
-/* Kernels of a set: for 8, 16, 32 and 64 tokens, and two for 64 with wgmma. */
-#define SPINFER_KERNELS 6
+/* Kernels of a set: for 8 tokens, two for 16, for 32 and for 64, and two for 64 with wgmma. */
+#define SPINFER_KERNELS 7
 
 /* Bytes that an epilogue of your own may take by value. */
 #define SPINFER_EPILOGUE_BYTES 64
@@ -1135,7 +1135,7 @@ SPINFER_DEVICE void spinfer_wgmma_wait(const int pending)
  * Then the teams of a strip add their sums in shared memory, and the blocks of a row group send theirs through the
  * workspace to the last of them, which adds by rising K.
  *
- * FIG 8a, twins (sm_90, 32 tokens or more; splits = 4). Where the number of ranges is even, the blocks of two
+ * FIG 8a, twins (sm_90, spinfer_plan_twins(); splits = 4). Where the number of ranges is even, the blocks of two
  * neighbouring ones are a cluster. Each of them finishes every second unit of the sums (spinfer_unit_bytes()) and gets
  * what its twin has of it straight into shared memory. So half as many messages go through the workspace, and a block
  * does not rest while its twin adds. Of an odd number of ranges the last two are twins, to whom the others send (splits
@@ -1313,8 +1313,8 @@ typedef struct spinfer_smem {
                          over tables and X                                                                 */
 } spinfer_smem;
 
-/* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), and in the
- * first and last line of 128 bytes their neighbours. */
+/* spinfer_stage_bytes() : of a stage that holds `team` records of up to max_record bytes (W.max_record), the first of
+ * which begins up to 112 bytes behind it. */
 SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
 {
     return ((uint32_t)team * max_record + 112 + 127) / 128 * 128;
@@ -1324,9 +1324,16 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
  * finds goes to the table behind the last look into it. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
-/* Twins (FIG 8a) are for 32 tokens and more. With fewer there are fewer sums to exchange, and in kernels for 16 tokens
- * the compiler then makes a main loop that is 3 to 5 % slower, for layers with an odd number of ranges, too (H200). */
-SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 32; }
+/* spinfer_may_twin() : are there twins (FIG 8a) in kernels for so many tokens? With 8 there are few sums to exchange, and
+ * a launch takes as long with them. spinfer_plan_twins() : has a plan twins, if its blocks can be paired? With 16 tokens
+ * only where a block sends much, or several send: with four strips and more a launch takes 1 to 3 % less time, with six
+ * ranges and more 3 to 8 %, with two strips and four ranges 1 % more (2000 plans on an H200). */
+SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 16; }
+SPINFER_HD int spinfer_plan_twins(const spinfer_plan *plan)
+{
+    if (!spinfer_may_twin(plan->tokens) || plan->splits < 2) return 0;
+    return plan->tokens >= 32 || plan->strips >= 4 || (plan->splits >= 6 && plan->splits % 2 == 0);
+}
 
 /* spinfer_twin_unit() : unit number i of those that the twin of this rank, 0 or 1, finishes. spinfer_twin_units() : how
  * many of them are among `units`. spinfer_twin_mail() : bytes from spinfer_smem.mail to number i of a strip of the
@@ -1361,8 +1368,7 @@ SPINFER_HD spinfer_smem spinfer_smem_layout(const spinfer_plan *plan, uint32_t m
     s.x_piece = (s.x_cols + 1) / 2 * tokens * 2 * SPINFER_X_BOX;
     end = s.rings + teams * s.sums;
     s.mail = end;
-    if (spinfer_may_twin(plan->tokens) && plan->splits > 1)
-        end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
+    if (spinfer_plan_twins(plan)) end += spinfer_twin_mail(plan->tokens, (uint32_t)plan->strips, 0);
     s.total = s.x + slots * s.x_piece;
     if (s.total < end) s.total = end;
     return s;
@@ -1381,7 +1387,7 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
 SPINFER_HD uint32_t spinfer_twins(const spinfer_plan *plan, uint32_t rows)
 {
     if (plan->splits % 2 == 0) return 1;
-    return spinfer_may_twin(plan->tokens) && plan->splits > 2 && spinfer_plan_row_groups(plan, rows) % 2 == 0 &&
+    return spinfer_plan_twins(plan) && plan->splits > 2 && spinfer_plan_row_groups(plan, rows) % 2 == 0 &&
                    plan->helpers % 2 == 0
                ? 2
                : 0;
@@ -1665,24 +1671,25 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 }
 
 /* Starts the copy of a stage: `count` records, the first of which lane `owner` % 32 keeps. Records lie at multiples of
- * 16, but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so whole
- * 128-byte lines are copied. The lines that two records share come from the L2 the second time. Scope: warp; everybody
- * has left the stage before (barrier of the team). */
+ * 16, but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so the target
+ * is as far behind a line of 128 bytes as the source. Whole lines instead, of which two records share one, take 1 to 2
+ * % more of the time: 64 bytes more at each end, on average, that shared memory must take, and three instructions.
+ * Scope: warp; everybody has left the stage before (barrier of the team). */
 SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s, const void *data, uint32_t stage,
                                          uint32_t barrier, uint32_t owner, uint32_t count, uint32_t lane)
 {
     const uint32_t last_owner = team == 1 ? owner : owner + count - 1;
-    const uint32_t line = __shfl_sync(0xffffffffu, s->begin, (int)owner) / 8, /* of 128 bytes */
-        lines = (__shfl_sync(0xffffffffu, s->end, (int)last_owner) + 7) / 8 - line;
-    const unsigned char *from = (const unsigned char *)data + (uint64_t)line * 128;
+    const uint32_t begin = __shfl_sync(0xffffffffu, s->begin, (int)owner),
+                   units = __shfl_sync(0xffffffffu, s->end, (int)last_owner) - begin; /* of 16 bytes */
+    const unsigned char *from = (const unsigned char *)data + (uint64_t)begin * 16;
+    stage += 16 * (begin % 8);
 #if SPINFER_HAS_BULK_COPY
     if (spinfer_elect()) {
-        spinfer_mbarrier_arrive_expect(barrier, 128 * lines);
-        spinfer_bulk_copy(stage, from, 128 * lines, barrier);
+        spinfer_mbarrier_arrive_expect(barrier, 16 * units);
+        spinfer_bulk_copy(stage, from, 16 * units, barrier);
     }
 #else
-    for (uint32_t unit = lane; unit < 8 * lines; unit += 32)
-        spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
+    for (uint32_t unit = lane; unit < units; unit += 32) spinfer_cp_async_16(stage + 16 * unit, from + 16 * unit, 16);
     spinfer_cp_async_arrive(barrier);
 #endif
 }
@@ -2656,10 +2663,11 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      x_first = apart ? block->part * x_pieces : 0; /* slot of X, where the ones of this part begin */
     const uint32_t      strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
     const uint32_t      flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
-    const int           wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    const uint32_t      x_begin = smem + layout.x + x_first * layout.x_piece;
-    uint32_t            x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
-    uint32_t            turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    const int flips = team_warps == 1 && n_frags > 1; /* with 8 tokens `stride` does it: 1 % less time (not with 16) */
+    const int wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t x_begin = smem + layout.x + x_first * layout.x_piece;
+    uint32_t       x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
+    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
@@ -2690,6 +2698,8 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
         if (!wide) x = spinfer_x_at(team_warps, n_frags, x_lane + x_slot * layout.x_piece, ring->col - piece);
         if (n_frags == 1) x = spinfer_pin(x, lane); /* .. but it is needed only here */
         uint32_t stride = wide ? strides / 2 : spinfer_x_stride(n_frags, ring->step, ring->col - piece);
+        if (n_frags == 1)
+            stride = spinfer_x_at(1, 1, x_lane + x_slot * layout.x_piece, ring->col - piece + ring->step) - x;
         if ((n_frags == 2 || n_frags == 4) && SPINFER_HAS_BULK_COPY) /* sm_80 has no register for it */
             end = spinfer_pin(end, 0);                               /* two to four instructions less for a record */
         spinfer_mbarrier_wait(smem + layout.x_full + 8 * (x_first + x_slot), turn / 256);
@@ -2708,7 +2718,7 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
             }
             refilled = spinfer_refilled_x(refilled);
             spinfer_ring_release(team_warps, ring, lane);
-            x = (team_warps == 1 ? x ^ flip : x) + stride;
+            x = (flips ? x ^ flip : x) + stride;
             if (team_warps == 1) stride = strides - stride;
         }
         spinfer_refilled_x(refilled);
@@ -3476,7 +3486,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
                                                MAX_WARPS,          0,     (N_FRAGS) >= 4}
 #define SPINFER_LIST_KERNELS(name)                                                                                     \
     static const spinfer_kernel name[SPINFER_KERNELS] = {                                                              \
-        name##_n8_info,  name##_n16_info,       name##_n32_info,                                                       \
+        name##_n8_info,  name##_n16_20_info,    name##_n16_info,       name##_n32_info,                                \
         name##_n64_info, name##_n64_wgmma_info, name##_n64_wgmma5_info}
 #endif
 
@@ -3510,6 +3520,7 @@ extern __shared__ __align__(1024) unsigned char spinfer_smem_bytes[]; /* boxes o
  * has room for a plan is taken. */
 #define SPINFER_DEFINE_SPMM_KERNELS(name, DTYPE, EPILOGUE)                                                             \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n8, DTYPE, 1, 1, 28, EPILOGUE);                                                  \
+    SPINFER_DEFINE_SPMM_KERNEL(name##_n16_20, DTYPE, 1, 2, 20, EPILOGUE);                                              \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n16, DTYPE, 1, 2, 28, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n32, DTYPE, 1, 4, 16, EPILOGUE);                                                 \
     SPINFER_DEFINE_SPMM_KERNEL(name##_n64, DTYPE, 2, 8, 16, EPILOGUE);                                                 \
@@ -4273,8 +4284,8 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
          * eight, probably because all SMs then read the same X */
         {3.27,  0.534, 0.019, 0.0724, 0.439, 0.332, 0.454, 0.055, 0.021, 0.036,
          0.045, 0.021, 20,    0.261,  0.0,   0,     0,     0,     0,     0.040},
-        {2.87,  0.635, 0.019, 0.0746, 0.420, 0.119, 0.633, 0.237, 0.076, 0.014,
-         0.051, 0.347, 20,    0.211,  0.06,  0,     0,     0,     0,     0.035},
+        {2.63,  0.566, 0.0247, 0.0703, 0.183, 0.495, 0.404, 0.273, 0.039, 0.0236,
+         0.049, 0.210, 20,     0.163,  0.249, 0,     0,     0,     0.231, 0.067},
         {4.36,  0.685, 0.031, 0.0805, 0.167, 0.551, 0.653, 0.534, 0.078, 0.002,
          0.077, 0.352, 11,    0.152,  0.141, 1.155, 0.371, 0.042, 0.5,   0},
         {4.01,  1.150, 0.027, 0.1169, 0.141, 0.919, 0.909, 0.206, 0.142, 0.000,
@@ -4302,7 +4313,7 @@ static inline double spinfer_detail_estimate(const spinfer_plan *plan, const spi
     const uint32_t cols = spinfer_plan_cols(plan, W->cols);
     const uint32_t share = spinfer_helper_share(plan, W->rows);
     const uint32_t clusters = spinfer_detail_clusters(plan, W, device);
-    const int      twins = clusters && spinfer_may_twin(plan->tokens);
+    const int      twins = clusters && spinfer_plan_twins(plan);
     const uint32_t senders = spinfer_senders(plan, W->rows) - (!twins          ? 0
                                                                : clusters == 1 ? (uint32_t)plan->splits / 2
                                                                                : 1);
@@ -4718,7 +4729,7 @@ SPINFER_API spinfer_status spinfer_kernel_launch(const spinfer_kernel *kernels, 
     args.X = (const uint16_t *)X;
     args.x_tensor = device.compute >= 90 && spinfer_detail_x_map(args.x_map, X, W->cols, n, ldx, args.plan.tokens);
     clusters = spinfer_detail_clusters(&args.plan, W, &device);
-    args.twins = spinfer_may_twin(args.plan.tokens) ? clusters : 0;
+    args.twins = spinfer_plan_twins(&args.plan) ? clusters : 0;
     args.Y = (uint16_t *)Y;
     args.ldx = ldx;
     args.ldy = ldy;

@@ -425,25 +425,30 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
-/* A plan for one of the library's SPINFER_KERNELS kernels, for 8, 16, 32, 64, 64 and 64 tokens, which need not be the
- * one that spinfer_spmm_plan() chooses. The last two use wgmma; where there is none, they are the one before. The last
- * one is for blocks of five teams: here five strips, if records are small enough. */
+/* The tokens of the library's kernels. The second one for 16 is for blocks of more than 20 warps. The last two for 64 use
+ * wgmma, the last one for blocks of five teams. */
+static const int kernel_tokens[SPINFER_KERNELS] = {8, 16, 16, 32, 64, 64, 64};
+
+/* A plan for one of the library's kernels, which need not be the one that spinfer_spmm_plan() chooses. Those for many
+ * warps get a plan that no other has room for: seven warps for each of three strips, or five strips, if records are
+ * small enough. Where there is no wgmma, the last two are the one before. */
 static inline spinfer_plan plan_for_kernel(const spinfer_matrix *W, size_t number, const spinfer_device *device)
 {
     const spinfer_kernel *kernels = W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
     const spinfer_kernel *kernel =
         &kernels[number >= SPINFER_KERNELS - 2 && !device->wgmma ? SPINFER_KERNELS - 3 : number];
-    spinfer_plan plan, five;
-    CHECK(number < SPINFER_KERNELS);
+    const int wide = kernel->team == 4 && kernel->max_warps == 20;
+    spinfer_plan plan, many;
+    CHECK(number < SPINFER_KERNELS && kernel->tokens == kernel_tokens[number]);
     CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, W, (size_t)kernel->tokens, device, &plan));
-    if (kernel->team < 4 || kernel->max_warps < 20) return plan;
-    five = plan;
-    five.strips = 5;
-    five.warps_k = 1;
-    five.x_cols = 4;
-    five.x_pieces = 2;
-    five.helpers = five.tail = 0;
-    return spinfer_smem_layout(&five, W->max_record, 0).total <= (uint32_t)device->smem_per_block - 64 ? five : plan;
+    if (!wide && (kernel->tokens != 16 || kernel->max_warps <= 20 || device->compute / 10 != 9)) return plan;
+    many = plan;
+    many.strips = wide ? 5 : 3;
+    many.warps_k = wide ? 1 : 7;
+    many.x_cols = wide ? 4 : 14;
+    many.x_pieces = 2;
+    many.helpers = many.tail = 0;
+    return spinfer_smem_layout(&many, W->max_record, 0).total <= (uint32_t)device->smem_per_block - 64 ? many : plan;
 }
 
 /* The smallest legal piece of X, if there are several: whole steps of all teams, and whole boxes of two columns. */

@@ -154,8 +154,16 @@ static void test_twins(void)
                                                 : p.splits > 1 && (i + i % 3) / (i % 3 + 1) % 2 == 0 && i % 2 == 0
                                                     ? 2u
                                                     : 0u));
-            p.tokens = 16; /* no twins, but clusters of two ranges */
+            p.tokens = 16; /* of few strips no twins, but clusters of two ranges */
             CHECK(spinfer_twins(&p, 64 * i) == (p.splits % 2 == 0));
+            CHECK(spinfer_plan_twins(&p) == (p.splits >= 6 && p.splits % 2 == 0));
+            p.strips = 4;
+            CHECK(spinfer_twins(&p, 64 * i) == (p.splits % 2 == 0 ? 1u
+                                                : p.splits > 1 && (i + 3) / 4 % 2 == 0 && i % 2 == 0 ? 2u
+                                                                                                     : 0u));
+            CHECK(spinfer_plan_twins(&p) == (p.splits > 1));
+            p.tokens = 8;
+            CHECK(spinfer_twins(&p, 64 * i) == (p.splits % 2 == 0) && !spinfer_plan_twins(&p));
         }
         for (strip = 0; strip < 28; strip++)
             for (i = 0; i < (uint32_t)all / 4; i++)
@@ -178,7 +186,7 @@ static void test_shared_memory(void)
         memset(&p, 0, sizeof p);
         p.tokens = 8 << i / (4 * 28 * 7) % 4;
         p.team = p.tokens <= 16 ? 1 : p.tokens == 64 && i % 3 == 0 ? 4 : 2;
-        p.strips = teams % 2 ? 1 : 2;
+        p.strips = teams % 4 == 0 ? 4 : teams % 2 == 0 ? 2 : 1;
         p.warps_k = (int)teams / p.strips;
         p.stages = (int)(i / (4 * 28) % 7) + 2;
         p.x_cols = x_cols[i / (4 * 28 * 7 * 4) % 5];
@@ -193,7 +201,7 @@ static void test_shared_memory(void)
         CHECK(s.twin >= s.x_left + 4 * pieces && s.twin % 8 == 0);
         CHECK(s.own >= s.twin + 2 * 8 && s.own % 16 == 0);
         CHECK(s.rings >= s.own + own_bytes && s.rings % 128 == 0);
-        /* a stage begins up to 112 bytes before its first record, and whole lines of 128 bytes are copied */
+        /* a stage begins up to 112 bytes before its first record */
         CHECK(s.stage % 128 == 0 && s.stage >= (112 + (uint32_t)p.team * max_record + 127) / 128 * 128);
         CHECK(s.tables >= s.rings + teams * stages * s.stage && s.tables % 16 == 0);
         CHECK(s.x >= s.tables + teams * (uint32_t)p.team * SPINFER_TABLE && s.x % 1024 == 0);
@@ -203,7 +211,7 @@ static void test_shared_memory(void)
         sums_end = s.rings + (teams - 1) * s.sums + sums;
         CHECK(s.sums >= stages * s.stage && s.sums >= sums && s.sums % (p.team == 4 ? 128 : 16) == 0);
         CHECK(s.total >= s.x + pieces * s.x_piece && s.total >= sums_end);
-        if (p.splits > 1 && spinfer_may_twin(p.tokens)) { /* of a twin every second unit */
+        if (p.splits > 1 && (tokens >= 32 || (tokens == 16 && p.strips == 4))) { /* of a twin every second unit */
             CHECK(s.mail >= sums_end && s.mail % 16 == 0);
             CHECK(s.total >= s.mail + (uint32_t)p.strips * (tokens / 4) * 2 * SPINFER_GROUP_ROWS * sizeof(float));
         }

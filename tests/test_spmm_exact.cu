@@ -112,23 +112,22 @@ static void test_x_surroundings(const spinfer_device *device, size_t M, size_t K
     static const struct {
         size_t ldx_multiple, ldx_extra, shift, tokens_less;
     } layouts[] = {{8, 8, 0, 1}, {8, 8, 2, 3}, {1, 1, 0, 2}, {1, 1, 14, 5}, {(size_t)1 << 40, 0, 0, 0}};
-    static const int      tokens[] = {8, 16, 32, 64, 64};
     static const uint16_t fp16[] = {0x7c00, 0xfe00}, bf16[] = {0xff80, 0x7fc0};
     size_t                layout, t, i;
     int                   dtype;
     for (dtype = SPINFER_FP16; dtype <= SPINFER_BF16; dtype++) {
         weights W = weights_random(M, K, 0.5, (spinfer_dtype)dtype, 700 + K);
-        for (i = 0; i < COUNT(layouts) * COUNT(tokens) * 2; i += step) {
+        for (i = 0; i < COUNT(layouts) * SPINFER_KERNELS * 2; i += step) {
             spinfer_plan plan;
             job          j;
             layout = i / 2 % COUNT(layouts), t = i / 2 / COUNT(layouts);
             plan = plan_for_kernel(&W.device, t, device);
-            j = job_default(&W, (size_t)tokens[t] + (i & 1 ? 8 : 0) - layouts[layout].tokens_less);
+            j = job_default(&W, (size_t)kernel_tokens[t] + (i & 1 ? 8 : 0) - layouts[layout].tokens_less);
             j.ldx = (K + layouts[layout].ldx_extra + layouts[layout].ldx_multiple - 1) / layouts[layout].ldx_multiple *
                     layouts[layout].ldx_multiple;
             if (j.ldx > (size_t)1 << 39) j.n = 1; /* the next token would be a terabyte away */
             j.x_shift = layouts[layout].shift;
-            if (j.n > 1) j.x_behind = 2 * (size_t)tokens[t] - j.n;
+            if (j.n > 1) j.x_behind = 2 * (size_t)kernel_tokens[t] - j.n;
             j.x_poison = (dtype == SPINFER_FP16 ? fp16 : bf16)[i & 1];
             j.beta = 1.0f;
             job_create(&j, 800 + i);

@@ -5,8 +5,6 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-static const int tokens[] = {8, 16, 32, 64, 64};
-
 /* Three plans for every variant: no split, a few splits, and as many as there are columns of GroupTiles. */
 enum { WAYS = 3 };
 static spinfer_plan make_plan(const spinfer_matrix *W, size_t variant, int way, const spinfer_device *device)
@@ -31,14 +29,14 @@ static void test_surroundings(const spinfer_device *device)
     for (layout = 0; layout < (small_run() ? 2 : COUNT(layouts)); layout++) {
         weights W =
             weights_random(layouts[layout].M, layouts[layout].K, 0.6, layout & 1 ? SPINFER_BF16 : SPINFER_FP16, layout);
-        for (variant = 0; variant < COUNT(tokens); variant++) {
+        for (variant = 0; variant < SPINFER_KERNELS; variant++) {
             int way, tight, beta;
             for (way = 0; way < WAYS; way++) {
                 const spinfer_plan plan = make_plan(&W.device, variant, way, device);
                 for (tight = 0; tight < 2; tight++)
                     for (beta = 0; beta < 2; beta++) {
                         job j =
-                            job_default(&W, (size_t)tokens[variant] + 1 - 2 * (size_t)beta); /* one more, one less */
+                            job_default(&W, (size_t)kernel_tokens[variant] + 1 - 2 * (size_t)beta); /* one more, one less */
                         j.ldx += layouts[layout].extra_ldx;
                         j.ldy += layouts[layout].extra_ldy;
                         j.x_shift = layouts[layout].x_shift;
@@ -79,7 +77,7 @@ static void test_encoded_arrays(const spinfer_device *device)
     const size_t offsets_bytes = (size_t)spinfer_offsets_bytes(W.M, W.K);
     size_t       variant;
     int          way, aligned;
-    for (variant = 0; variant < COUNT(tokens); variant++)
+    for (variant = 0; variant < SPINFER_KERNELS; variant++)
         for (way = 0; way < WAYS; way++)
             for (aligned = 0; aligned < 2; aligned++) {
                 buffer       offsets = buffer_create(offsets_bytes, 4, 0);            /* 4-byte aligned, no more   */
@@ -211,10 +209,10 @@ static void test_nan_stays(const spinfer_device *device)
         poisoned.device = upload_matrix(&poisoned.host);
         free(dense);
     }
-    for (variant = 0; variant < COUNT(tokens); variant++)
+    for (variant = 0; variant < SPINFER_KERNELS; variant++)
         for (way = 0; way < WAYS; way++) {
             const spinfer_plan plan = make_plan(&W.device, variant, way, device);
-            job                j = job_default(&poisoned, (size_t)tokens[variant] - 1);
+            job                j = job_default(&poisoned, (size_t)kernel_tokens[variant] - 1);
             unsigned char     *now;
             const uint16_t    *y;
             size_t             token, row;

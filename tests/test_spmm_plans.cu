@@ -5,7 +5,6 @@
 #define SPINFER_IMPLEMENTATION
 #include "gpu.h"
 
-static const int tokens[] = {8, 16, 32, 64, 64};
 static const int splits[] = {1, 3, 2, 5, 4, 8, 13, 26, 33}; /* a small run takes every second one */
 
 static spinfer_device device;
@@ -22,6 +21,7 @@ typedef struct seen {
     int shared_tail;   /* tails that several teams of helpers share                          */
     int several_tails; /* teams of helpers with more than one tail                           */
     int twins[3];      /* spinfer_twins(): how the blocks are twins, if the GPU has them     */
+    int small_twins;   /* those for 16 tokens                                                */
     int helped_twins;  /* those of an odd number of ranges, with helpers                     */
     int blocks, parts; /* more than one block of tokens; a number of tokens that 8 divides not */
 } seen;
@@ -57,8 +57,9 @@ static void count_plan(const job *j, const spinfer_plan *plan, seen *s)
         s->several_tails += share > plan->tail;
     }
     if (spinfer_may_twin(plan->tokens)) {
-        const uint32_t twins = spinfer_twins(plan, (uint32_t)j->W->M);
+        const uint32_t twins = spinfer_plan_twins(plan) ? spinfer_twins(plan, (uint32_t)j->W->M) : 0;
         s->twins[twins]++;
+        s->small_twins += twins && plan->tokens == 16;
         s->helped_twins += twins == 2 && plan->helpers;
     }
     s->blocks += j->n > (size_t)plan->tokens;
@@ -123,9 +124,9 @@ static void test_every_path(size_t M, size_t K, size_t extra_tokens, seen *s)
     const weights W = weights_random(M, K, 0.5, extra_tokens & 1 ? SPINFER_BF16 : SPINFER_FP16, 1);
     size_t        t, i;
     int           aligned;
-    for (t = 0; t < COUNT(tokens); t++)
+    for (t = 0; t < SPINFER_KERNELS; t++)
         for (aligned = 0; aligned < 2; aligned++) {
-            job          j = job_default(&W, (size_t)tokens[t] + extra_tokens);
+            job          j = job_default(&W, (size_t)kernel_tokens[t] + extra_tokens);
             spinfer_plan plan = plan_for_kernel(&W.device, t, &device);
             j.ldx = aligned ? (K + 7) / 8 * 8 : K | 1;
             j.beta = 1.0f;
@@ -151,7 +152,7 @@ static spinfer_plan random_plan(const weights *W, uint64_t seed)
     const int        groups = (int)spinfer_col_groups((uint32_t)W->K);
     int              range, step;
     spinfer_plan     p;
-    p.tokens = PICK(tokens, seed, 0);
+    p.tokens = PICK(kernel_tokens, seed, 0);
     p.team = p.tokens < 64 ? 1 : device.wgmma && random_bits(seed, 14) & 1 ? 4 : 2;
     p.strips = PICK(strips, seed, 1);
     p.warps_k = PICK(warps_k, seed, 2);
@@ -271,17 +272,19 @@ static void test_wgmma_is_seen(void)
     CHECK(device.wgmma == has);
 }
 
-/* On Hopper, from 32 tokens on, the sums of two ranges of K travel through shared memory: the workspace may hold
- * anything. Elsewhere the launch would read messages in it, and none of what follows is true. */
+/* On Hopper, from 32 tokens on, and from four strips on with 16, the sums of two ranges of K travel through shared
+ * memory: the workspace may hold anything. Elsewhere the launch would read messages in it, and none of what follows is
+ * true. */
 static void test_twins(void)
 {
     const weights W = weights_random(200, 1050, 0.5, SPINFER_FP16, 5);
     size_t        t, n;
     if (device.compute != 90) return;
-    for (t = 0; t < COUNT(tokens); t++)
-        for (n = 1; spinfer_may_twin(tokens[t]) && n <= (size_t)tokens[t]; n = n < 4 ? n + 1 : n + 13) {
+    for (t = 0; t < SPINFER_KERNELS; t++)
+        for (n = 1; kernel_tokens[t] >= 16 && n <= (size_t)kernel_tokens[t]; n = n < 4 ? n + 1 : n + 13) {
             job          j = job_default(&W, n);
             spinfer_plan plan = plan_for_kernel(&W.device, t, &device);
+            if (plan.tokens == 16) plan.warps_k = plan.strips * plan.warps_k > 20 ? 6 : 2, plan.strips = 4;
             set_splits(&plan, 2);
             job_create(&j, t);
             CHECK_SPINFER(job_set_plan(&j, &plan));
@@ -310,7 +313,7 @@ int main(void)
     }
     printf("%d plans accepted, %d refused\n", s.plans, s.refused);
     if (!small_run()) { /* the random plans reached what plans differ in */
-        for (i = 0; i < COUNT(tokens); i++) CHECK(s.tokens[tokens[i]] > 10);
+        for (i = 0; i < SPINFER_KERNELS; i++) CHECK(s.tokens[kernel_tokens[i]] > 10);
         for (i = 0; i < COUNT(splits); i++) CHECK(s.splits[splits[i]] > 10);
         for (i = 1; i <= 16; i++) CHECK(s.x_pieces[i] > 10);
         CHECK(s.team[1] > 10 && s.team[2] > 10 && (s.team[4] > 10 || !device.wgmma));
@@ -322,7 +325,7 @@ int main(void)
         CHECK(s.blocks > 10 && s.parts > 10);
         CHECK(s.helpers[1] > 10 && s.helpers[2] > 10 && s.helpers[9] > 10);
         CHECK(s.shared_tail > 10 && s.several_tails > 10);
-        CHECK(s.twins[0] > 10 && s.twins[1] > 10 && s.twins[2] > 10 && s.helped_twins > 10);
+        CHECK(s.twins[0] > 10 && s.twins[1] > 10 && s.twins[2] > 10 && s.small_twins > 10 && s.helped_twins > 10);
         CHECK(s.refused > 10);
     }
     test_nonsense();

@@ -96,7 +96,6 @@ static double check(size_t M, size_t K, size_t n, double zeros, spinfer_dtype dt
 }
 
 static const float alphas[] = {1.0f, -0.7f, 3.3f}, betas[] = {0.0f, 1.0f, -0.3f};
-static const int   tokens[] = {8, 16, 32, 64, 64};
 
 static void test_shapes(int small)
 {
@@ -130,7 +129,7 @@ static void test_splits(const spinfer_device *device, size_t M, size_t K)
     double       worst = 0;
     int          splits;
     size_t       t;
-    for (t = 0; t < COUNT(tokens); t++) {
+    for (t = 0; t < SPINFER_KERNELS; t++) {
         spinfer_plan plan = plan_for_kernel(&shape.device, t, device);
         for (splits = 1; splits <= many_splits(&shape.device); splits += small_run() ? 3 : 1) {
             set_splits(&plan, splits);
