@@ -276,7 +276,7 @@ static void test_dependent_smem(const spinfer_device *device)
 static void test_helpers(void)
 {
     const spinfer_matrix W = matrix(14336, 4096, 2448, SPINFER_FP16), even = matrix(132 * 64, 4096, 2448, SPINFER_FP16);
-    spinfer_kernel       plain = spinfer_spmm_fp16[2];
+    spinfer_kernel       plain = spinfer_spmm_fp16[3];
     spinfer_plan         plan;
     size_t               n;
     for (n = 1; n <= 64; n *= 2) {
@@ -510,7 +510,7 @@ static void test_helpers_of_four(void)
 {
     static const spinfer_device h100 = {132, 232448, 90, 1980, 3000, 0}, a100 = {108, 166912, 80, 1410, 1935, 0};
     const spinfer_matrix        W = matrix(4096, 4096, 2320, SPINFER_FP16);
-    spinfer_kernel              four = spinfer_spmm_fp16[2]; /* 32 tokens */
+    spinfer_kernel              four = spinfer_spmm_fp16[3]; /* 32 tokens */
     spinfer_plan                plan;
     spinfer_estimate            e;
     four.team = 4;
