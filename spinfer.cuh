@@ -1324,10 +1324,10 @@ SPINFER_HD uint32_t spinfer_stage_bytes(int team, uint32_t max_record)
  * finds goes to the table behind the last look into it. */
 SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
-/* spinfer_may_twin() : are there twins (FIG 8a) in kernels for so many tokens? With 8 there are few sums to exchange, and
- * a launch takes as long with them. spinfer_plan_twins() : has a plan twins, if its blocks can be paired? With 16 tokens
- * only where a block sends much, or several send: with four strips and more a launch takes 1 to 3 % less time, with six
- * ranges and more 3 to 8 %, with two strips and four ranges 1 % more (2000 plans on an H200). */
+/* spinfer_may_twin() : are there twins (FIG 8a) in kernels for so many tokens? With 8 there are few sums to exchange,
+ * and a launch takes as long with them. spinfer_plan_twins() : has a plan twins, if its blocks can be paired? With 16
+ * tokens only where a block sends much, or several send: with four strips and more a launch takes 1 to 3 % less time,
+ * with six ranges and more 3 to 8 %, with two strips and four ranges 1 % more (2000 plans on an H200). */
 SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 16; }
 SPINFER_HD int spinfer_plan_twins(const spinfer_plan *plan)
 {
