@@ -1417,7 +1417,7 @@ SPINFER_HD uint32_t spinfer_x_place(uint32_t tokens, uint32_t col, uint32_t toke
 /* spinfer_x_token() : the token (of eight) that is number i of a fragment, 0 .. 7: its three bits in reverse order. */
 SPINFER_HD uint32_t spinfer_x_token(uint32_t i) { return i % 2 * 4 + i / 2 % 2 * 2 + i / 4; }
 
-/* Helpers are for 32 tokens and more. With fewer, blocks have 28 warps, and K in ranges fills 97 % of the SMs on most
+/* Helpers are for 32 tokens and more. With fewer, K in many ranges costs little and fills 97 % of the SMs on most
  * layers; with 16 warps that are slower it was 85 %. */
 SPINFER_HD int spinfer_may_help(int tokens) { return tokens >= 32; }
 
@@ -4581,7 +4581,7 @@ static inline double spinfer_detail_spmm_bytes(const spinfer_matrix *W, size_t n
 /* The model that ranks plans follows the decode, and but for wgmma most of it was fitted before spinfer_ask_early() and
  * spinfer_detail_widen(): some per cent or tenths of a microsecond less fit the times since then. Where records are
  * large, memory decides: then a launch takes 4.4 us and its bytes at 90 % of what can be read. cuBLAS takes 4.8 us and
- * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.2 % off on average, 18 % at most. Code for sm_80 has
+ * its bytes at 95 %. Fitted to bench/results/h200-fp16-iid.csv: 3.0 % off on average, 14 % at most. Code for sm_80 has
  * fewer warps and no copy engine: it takes longer by the factors below, measured with it on an H200. */
 SPINFER_API spinfer_status spinfer_kernel_estimate(const spinfer_kernel *kernels, size_t count,
                                                    const spinfer_plan *plan, const spinfer_matrix *W, size_t n,

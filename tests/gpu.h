@@ -425,8 +425,8 @@ static inline spinfer_plan plan_for(const spinfer_matrix *W, size_t n, const spi
     return plan;
 }
 
-/* The tokens of the library's kernels. The second one for 16 is for blocks of more than 20 warps. The last two for 64 use
- * wgmma, the last one for blocks of five teams. */
+/* The tokens of the library's kernels. The second one for 16 is for blocks of more than 20 warps. The last two for 64
+ * use wgmma, the last one for blocks of five teams. */
 static const int kernel_tokens[SPINFER_KERNELS] = {8, 16, 16, 32, 64, 64, 64};
 
 /* A plan for one of the library's kernels, which need not be the one that spinfer_spmm_plan() chooses. Those for many
@@ -437,7 +437,7 @@ static inline spinfer_plan plan_for_kernel(const spinfer_matrix *W, size_t numbe
     const spinfer_kernel *kernels = W->dtype == SPINFER_BF16 ? spinfer_spmm_bf16 : spinfer_spmm_fp16;
     const spinfer_kernel *kernel =
         &kernels[number >= SPINFER_KERNELS - 2 && !device->wgmma ? SPINFER_KERNELS - 3 : number];
-    const int wide = kernel->team == 4 && kernel->max_warps == 20;
+    const int    wide = kernel->team == 4 && kernel->max_warps == 20;
     spinfer_plan plan, many;
     CHECK(number < SPINFER_KERNELS && kernel->tokens == kernel_tokens[number]);
     CHECK_SPINFER(spinfer_kernel_plan(kernel, 1, W, (size_t)kernel->tokens, device, &plan));
