@@ -35,8 +35,8 @@ static void test_surroundings(const spinfer_device *device)
                 const spinfer_plan plan = make_plan(&W.device, variant, way, device);
                 for (tight = 0; tight < 2; tight++)
                     for (beta = 0; beta < 2; beta++) {
-                        job j =
-                            job_default(&W, (size_t)kernel_tokens[variant] + 1 - 2 * (size_t)beta); /* one more, one less */
+                        const size_t n = (size_t)kernel_tokens[variant] + 1 - 2 * (size_t)beta; /* one more, one less */
+                        job          j = job_default(&W, n);
                         j.ldx += layouts[layout].extra_ldx;
                         j.ldy += layouts[layout].extra_ldy;
                         j.x_shift = layouts[layout].x_shift;
