@@ -2663,11 +2663,11 @@ SPINFER_DEVICE void spinfer_block_multiply(const spinfer_dtype dtype, const int 
     const uint32_t      x_first = apart ? block->part * x_pieces : 0; /* slot of X, where the ones of this part begin */
     const uint32_t      strides = ring->step * (uint32_t)(1024 * n_frags); /* from a stage to the second one after it */
     const uint32_t      flip = spinfer_pin(ring->step % 2 * 64, lane); /* the other half of a box, if the step is odd */
-    const int flips = team_warps == 1 && n_frags > 1; /* with 8 tokens `stride` does it: 1 % less time (not with 16) */
-    const int wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
-    const uint32_t x_begin = smem + layout.x + x_first * layout.x_piece;
-    uint32_t       x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
-    uint32_t       turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
+    const int           flips = team_warps == 1 && n_frags > 1;        /* with 8 tokens `stride` does it, 1 % faster */
+    const int           wide = spinfer_uses_wgmma(team_warps, 8 * n_frags);
+    const uint32_t      x_begin = smem + layout.x + x_first * layout.x_piece;
+    uint32_t            x_lane = wide ? x_begin : spinfer_x_lane(x_begin, lane);
+    uint32_t            turn = 0; /* the slot of a piece, and 256 if the parity of its barriers is 1: one register */
     if ((n_frags == 2 || n_frags == 8) && !wide) /* for others this is the register that would spill .. */
         x_lane = spinfer_pin(x_lane, lane);
 
