@@ -215,7 +215,7 @@ SPINFER_API spinfer_status spinfer_spmm_plan(const spinfer_matrix *W, size_t n, 
  *   estimate  out
  *
  * A pure function: no pointer of W is followed, no GPU is needed. Fitted to an H200 and n <= 64: there both times are
- * 2 to 4 % off on average, and which of them is less comes out as measured in 99 % of 1120 rows, 94 % at 64 tokens,
+ * 2 to 4 % off on average, and which of them is less comes out as measured in 98 % of 1120 rows, 93 % at 64 tokens,
  * where the two are close (tests/test_plan.cu). For other GPUs it extrapolates by clock and bandwidth, before sm_90
  * also by what the code for sm_80 takes on an H200. dense_us counts bytes but no arithmetic, which is too little from
  * some hundred tokens on.
@@ -1326,8 +1326,9 @@ SPINFER_HD int spinfer_scans_early(int tokens) { return tokens >= 32; }
 
 /* spinfer_may_twin() : are there twins (FIG 8a) in kernels for so many tokens? With 8 there are few sums to exchange,
  * and a launch takes as long with them. spinfer_plan_twins() : has a plan twins, if its blocks can be paired? With 16
- * tokens only where a block sends much, or several send: with four strips and more a launch takes 1 to 3 % less time,
- * with six ranges and more 3 to 8 %, with two strips and four ranges 1 % more (2000 plans on an H200). */
+ * tokens only where a block sends much, or several send: with four strips and two to four ranges a launch takes about 1
+ * % less time, with seven strips up to 4 %, with six ranges and more 2 to 10 %, with fewer of both up to 1.5 % more
+ * (2000 plans on an H200). */
 SPINFER_HD int spinfer_may_twin(int tokens) { return tokens >= 16; }
 SPINFER_HD int spinfer_plan_twins(const spinfer_plan *plan)
 {
@@ -1387,10 +1388,7 @@ SPINFER_HD uint32_t spinfer_plan_row_groups(const spinfer_plan *plan, uint32_t r
 SPINFER_HD uint32_t spinfer_twins(const spinfer_plan *plan, uint32_t rows)
 {
     if (plan->splits % 2 == 0) return 1;
-    return spinfer_plan_twins(plan) && plan->splits > 2 && spinfer_plan_row_groups(plan, rows) % 2 == 0 &&
-                   plan->helpers % 2 == 0
-               ? 2
-               : 0;
+    return spinfer_plan_twins(plan) && spinfer_plan_row_groups(plan, rows) % 2 == 0 && plan->helpers % 2 == 0 ? 2 : 0;
 }
 
 /* FIG 7, a box of X: 64 columns of all tokens of a block, a row of 128 bytes for each token. The chunk of eight columns
@@ -1672,8 +1670,8 @@ SPINFER_DEVICE void spinfer_stream_load(spinfer_stream *s, uint32_t cols)
 
 /* Starts the copy of a stage: `count` records, the first of which lane `owner` % 32 keeps. Records lie at multiples of
  * 16, but copies whose source and target differ modulo 128 run at 3.0 to 3.8 TB/s instead of 4.1 (H200), so the target
- * is as far behind a line of 128 bytes as the source. Whole lines instead, of which two records share one, take 1 to 2
- * % more of the time: 64 bytes more at each end, on average, that shared memory must take, and three instructions.
+ * is as far behind a line of 128 bytes as the source. Whole lines instead, of which two records share one, take up to
+ * 2 % more time: they are three instructions more, and on average 56 bytes at each end.
  * Scope: warp; everybody has left the stage before (barrier of the team). */
 SPINFER_DEVICE void spinfer_stream_fetch(const int team, const spinfer_stream *s, const void *data, uint32_t stage,
                                          uint32_t barrier, uint32_t owner, uint32_t count, uint32_t lane)
